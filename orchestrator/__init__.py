@@ -1,0 +1,1 @@
+"""The LoadGen side of LoadGrid: intent, measurement, evidence."""

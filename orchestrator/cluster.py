@@ -1,0 +1,259 @@
+"""Ray: where workers are placed, how they start, whether they live, how they end. The driver's only door to Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+import ray.exceptions
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+
+from workers.actor import WorkerActor
+from workers.host import Ticket, WorkerSpec
+
+PLACE_TIMEOUT_S = 60.0
+KEY_TIMEOUT_S = 30.0
+DETACH_TIMEOUT_S = 75.0
+# What must be equal in all workers; else they do not compute the same thing.
+SAME = ("model_hash", "library")
+# What should be equal; else a straggler has an explanation.
+ALIKE = ("device", "precision", "python", "versions", "max_batch")
+
+
+class ClusterError(Exception):
+    """The cluster cannot run what the manifest asks; the text says what is missing and the mend."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where workers go: `count` in all, or `per_node` on every node that has room."""
+
+    count: int | None
+    per_node: int | None
+    strategy: str  # spread | pack | per_node
+    num_cpus: float
+    num_gpus: float
+
+
+def connect(address: str, num_cpus: int | None = None) -> None:
+    """Join the Ray cluster at `address`; "local" starts one on this machine, which ends with this process."""
+    # A token that lies about in the home directory would otherwise turn authentication on for one side only.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": True}
+    try:
+        if address == "local":
+            ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, object_store_memory=80_000_000, **quiet)
+        else:
+            ray.init(address=address, **quiet)
+    except Exception as error:
+        raise ClusterError(f"no Ray cluster at {address!r}: {_first_line(error)}") from None
+
+
+def disconnect() -> None:
+    """Leave the cluster; a local one ends."""
+    ray.shutdown()
+
+
+def node_address() -> str:
+    """The address by which Ray knows this node."""
+    return str(ray.util.get_node_ip_address())
+
+
+def nodes() -> list[dict[str, Any]]:
+    """The live nodes: name, address, id, resources."""
+    return [
+        {
+            "name": n["NodeManagerHostname"],
+            "address": n["NodeManagerAddress"],
+            "id": n["NodeID"],
+            "resources": n["Resources"],
+        }
+        for n in ray.nodes()
+        if n["Alive"]
+    ]
+
+
+class RayFleet:
+    """The workers of a campaign as Ray actors; models are loaded once and outlive tests."""
+
+    def __init__(self, placement: Placement, spec: WorkerSpec) -> None:
+        self._groups: list[PlacementGroup] = []
+        self._actors: dict[str, Any] = {}
+        self._watches: dict[Any, str] = {}
+        self._attaching: dict[Any, str] = {}
+        self._dead: dict[str, str] = {}
+        self.facts: list[dict[str, Any]] = []
+        self._place(placement, spec)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the workers that live, in order."""
+        return [name for name in self._actors if name not in self._dead]
+
+    def load(self, on_ready: Callable[[dict[str, Any]], None]) -> None:
+        """Load and warm up all models; ClusterError names a worker that could not, or two that differ."""
+        waiting = {actor.load.remote(): name for name, actor in self._actors.items()}
+        facts = {}
+        while waiting:
+            done, _ = ray.wait(list(waiting), num_returns=1)
+            name = waiting.pop(done[0])
+            facts[name] = self._get(done[0], name, "could not load its model")
+            facts[name]["node"] = facts[name]["host"]
+            on_ready(facts[name])
+        self.facts = [facts[name] for name in self._actors]
+        self._watches = {actor.watch.remote(): name for name, actor in self._actors.items()}
+        self._refuse_unequal()
+
+    def differences(self) -> list[str]:
+        """How the workers differ in what should be alike, one sentence each."""
+        return [
+            f"workers differ in {key}: " + "; ".join(f"{v}: {', '.join(names)}" for v, names in groups.items())
+            for key in ALIKE
+            if len(groups := _grouped(self.facts, key)) > 1
+        ]
+
+    def keys(self) -> list[str]:
+        """A fresh public key of every live worker, in order."""
+        asked = {name: self._actors[name].key.remote() for name in self.names}
+        return [self._get(ref, name, "did not make a key", KEY_TIMEOUT_S) for name, ref in asked.items()]
+
+    def attach(self, tickets: list[Ticket]) -> None:
+        """Tell every live worker to connect; lost() tells of those that could not."""
+        pairs = zip(self.names, tickets, strict=True)
+        self._attaching = {self._actors[name].attach.remote(ticket): name for name, ticket in pairs}
+
+    def lost(self) -> list[tuple[str, str]]:
+        """Workers that died or could not attach since the last call."""
+        waiting = [*self._watches, *self._attaching]
+        if not waiting:
+            return []
+        done, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
+        found = []
+        for ref in done:
+            dead = ref in self._watches
+            name = self._watches.pop(ref, None) or self._attaching.pop(ref)
+            try:
+                ray.get(ref)
+            except Exception as error:
+                if name not in self._dead:
+                    found.append((name, _first_line(error)))
+                if dead or isinstance(error, ray.exceptions.RayActorError):
+                    self._dead[name] = _first_line(error)
+        return found
+
+    def detach(self) -> list[str]:
+        """Wait until every worker has left the test; one that cannot is killed, named, and not used again."""
+        self.lost()
+        asked = {self._actors[name].detach.remote(): name for name in self.names}
+        if not asked:
+            return []
+        done, stuck = ray.wait(list(asked), num_returns=len(asked), timeout=DETACH_TIMEOUT_S)
+        for ref in done:
+            try:
+                ray.get(ref)
+            except Exception:
+                stuck.append(ref)
+        for ref in stuck:
+            ray.kill(self._actors[asked[ref]])
+            self._dead[asked[ref]] = "it did not leave a test"
+        self._attaching = {}
+        return [asked[ref] for ref in stuck]
+
+    def stop(self) -> None:
+        """End every worker and give its place back."""
+        for actor in self._actors.values():
+            with contextlib.suppress(Exception):
+                ray.kill(actor)
+        for group in self._groups:
+            with contextlib.suppress(Exception):
+                remove_placement_group(group)
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _place(self, p: Placement, spec: WorkerSpec) -> None:
+        if p.strategy == "per_node":
+            places = self._per_node(p)
+        else:
+            places = self._grouped_places(p)
+        for number, strategy in enumerate(places):
+            name = f"worker-{number}"
+            options = {"num_cpus": p.num_cpus, "num_gpus": p.num_gpus, "scheduling_strategy": strategy}
+            self._actors[name] = WorkerActor.options(**options).remote(replace(spec, name=name))
+
+    def _per_node(self, p: Placement) -> list[Any]:
+        per_node = p.per_node or 1
+        need = {"CPU": p.num_cpus * per_node, "GPU": p.num_gpus * per_node}
+        fit = [n for n in nodes() if all(n["resources"].get(k, 0) >= v for k, v in need.items())]
+        if not fit:
+            raise ClusterError(f"no node has room for {per_node} workers ({_need(p)}); the cluster has {_have()}")
+        return [NodeAffinitySchedulingStrategy(n["id"], soft=False) for n in fit for _ in range(per_node)]
+
+    def _grouped_places(self, p: Placement) -> list[Any]:
+        count = p.count or 1
+        bundle = {k: v for k, v in (("CPU", p.num_cpus), ("GPU", p.num_gpus)) if v}
+        if not bundle:
+            return ["SPREAD"] * count
+        group = placement_group([dict(bundle) for _ in range(count)], strategy=p.strategy.upper())
+        self._groups.append(group)
+        if not group.wait(PLACE_TIMEOUT_S if _could_fit(count, bundle) else 1.0):
+            remove_placement_group(group)
+            raise ClusterError(
+                f"the cluster has no room for {count} workers ({_need(p)}); it has {_have()}. "
+                "Lower workers.count, or add nodes"
+            )
+        return [
+            PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i) for i in range(count)
+        ]
+
+    def _get(self, ref: Any, name: str, what: str, timeout_s: float | None = None) -> Any:
+        try:
+            return ray.get(ref, timeout=timeout_s)
+        except Exception as error:
+            raise ClusterError(f"{name} {what}: {_first_line(error)}") from None
+
+    def _refuse_unequal(self) -> None:
+        for key in SAME:
+            groups = _grouped(self.facts, key)
+            if len(groups) > 1:
+                each = "; ".join(f"{v}: {', '.join(names)}" for v, names in groups.items())
+                raise ClusterError(f"workers do not compute the same thing, {key} differs: {each}")
+
+
+def _grouped(facts: list[dict[str, Any]], key: str) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for fact in facts:
+        groups.setdefault(str(fact.get(key)), []).append(fact["name"])
+    return groups
+
+
+def _need(p: Placement) -> str:
+    return f"{p.num_cpus:g} CPU and {p.num_gpus:g} GPU each"
+
+
+def _have() -> str:
+    return "; ".join(
+        f"{n['name']} {n['resources'].get('CPU', 0):g} CPU {n['resources'].get('GPU', 0):g} GPU" for n in nodes()
+    )
+
+
+def _could_fit(count: int, bundle: dict[str, float]) -> bool:
+    """Whether the nodes could hold the bundles if they were empty; if not, waiting is pointless."""
+    room = sum(
+        min(int(n["resources"].get(k, 0) // v) for k, v in bundle.items()) for n in nodes()
+    )
+    return room >= count
+
+
+def _first_line(error: BaseException) -> str:
+    """The line of a Ray error that a person wants: the cause, without the remote traceback."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, BaseException):
+        error = cause
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,350 @@
+"""The dispatcher thread: drains answers, takes what LoadGen issued, sends, then sleeps in one wait.
+
+This is the hottest loop of the program. The issue callback appends one tuple and returns; everything else happens here, one
+frame at a time, so that messages grow exactly when the system is busy.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from orchestrator.dispatch import Completion, Dispatcher, Ids, Loss, Lump, NoWorkers, PeerFault
+from orchestrator.lateness import IssueLog
+from orchestrator.link import Link, LinkDown
+from orchestrator.timings import COUNTERS, Timings
+from workers.library import Library
+from workers.protocol import (
+    Answer,
+    Buffer,
+    Kind,
+    ProtocolError,
+    control,
+    control_body,
+    decode_answer,
+    encode_work,
+    indices_message,
+    read_head,
+)
+
+# Messages drained before what waits is sent: bounds how long an issue can wait behind answers.
+DRAIN_AT_MOST = 64
+CHECK_EVERY_NS = 100_000_000
+IDLE_WAIT_MS = 50
+PINGS = 8
+ROWS_AT_MOST = 4096
+
+
+class ExchangeFailed(Exception):
+    """The test cannot go on; the text names the worker and the cause."""
+
+
+class Exchange:
+    """Carries samples between LoadGen's callbacks and the workers.
+
+    `complete` reports a lump to LoadGen. `library` is given in value mode: its bytes travel with the indices.
+    `on_event` hears of losses and of the failure that ends the test; it must return at once.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        dispatcher: Dispatcher,
+        timings: Timings,
+        complete: Callable[[Completion], None],
+        *,
+        epoch: int,
+        library: Library | None = None,
+        issue_log: IssueLog | None = None,
+        on_loss: Callable[[Loss], None] = lambda loss: None,
+        on_failure: Callable[[str], None] = lambda reason: None,
+        on_check: Callable[[int, int], None] = lambda completed, issued: None,
+    ) -> None:
+        self._link = link
+        self._dispatcher = dispatcher
+        self._timings = timings
+        self._complete = complete
+        self._epoch = epoch
+        self._library = library
+        self._issue_log = issue_log or IssueLog(0)
+        self._on_loss = on_loss
+        self._on_failure = on_failure
+        self._on_check = on_check
+        self.failure: str | None = None
+        self.foreign = 0  # answers of another epoch, dropped
+        self._pending: deque[Lump] = deque()
+        self._commands: deque[Callable[[], None]] = deque()
+        self._asleep = False
+        self._running = True
+        self._watch_hangs = False
+        self._seen: dict[Kind, dict[int, bytes]] = {}
+        self._changed = threading.Condition()
+        self._next_check_ns = 0
+        self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
+
+    # -- called from LoadGen's threads -------------------------------------------------------------------------------
+
+    def issue(self, ids: Ids, indices: Ids) -> None:
+        """LoadGen's issue callback: note the samples and return."""
+        self._pending.append(Lump(ids, indices, time.monotonic_ns()))
+        if self._asleep:
+            self._asleep = False
+            self._link.wake()
+
+    def load(self, indices: Sequence[int]) -> None:
+        """LoadGen's LoadSamplesToRam: here in value mode, in every worker's host in index mode."""
+        array = np.asarray(indices, np.int64)
+        if self._library is not None:
+            self._library.load(array)
+        else:
+            self._ask_all(Kind.LOADED, indices_message(Kind.LOAD, self._epoch, array))
+        self._watch_hangs = True
+
+    def unload(self, indices: Sequence[int]) -> None:
+        """LoadGen's UnloadSamplesFromRam."""
+        self._watch_hangs = False
+        array = np.asarray(indices, np.int64)
+        if self._library is not None:
+            self._library.unload(array)
+        else:
+            self._ask_all(Kind.UNLOADED, indices_message(Kind.UNLOAD, self._epoch, array))
+
+    def node_names(self) -> list[str]:
+        """Every node's name over a real round trip, in the workers' order (Network division)."""
+        named = self._ask_all(Kind.NAMED, control(Kind.NAME, self._epoch))
+        return [named[i].decode(errors="replace") for i in sorted(named)]
+
+    # -- called from the main thread ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the dispatcher thread."""
+        self._thread.start()
+
+    def wait_attached(self, timeout_s: float) -> None:
+        """Wait for every worker's HELLO, then measure each idle wire; ExchangeFailed names who is missing."""
+        self._wait_for(Kind.HELLO, timeout_s, "did not attach")
+        for _ in range(PINGS):
+            self._ask_all(Kind.PONG, control(Kind.PING, self._epoch, time.monotonic_ns()))
+
+    def lose(self, name: str, reason: str) -> None:
+        """Somebody else (Ray) saw that a worker died."""
+        numbers = [i for i, seat in enumerate(self._dispatcher.seats) if seat.name == name]
+        self._call(lambda: [self._lose(number, reason) for number in numbers])
+
+    def stop(self) -> None:
+        """Tell the workers that the test is over, fold the last timings, end the thread."""
+        self._call(self._say_bye)
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join(timeout=10)
+
+    # -- the loop ----------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while self._running:
+                busy = self._drain()
+                busy |= self._take()
+                busy |= self._send()
+                now = time.monotonic_ns()
+                if now >= self._next_check_ns:
+                    self._check(now)
+                if not busy:
+                    self._sleep()
+        except (PeerFault, NoWorkers, ExchangeFailed) as error:
+            self._fail(str(error))
+        except Exception as error:  # a bug of ours must end the test as a failure, not hang it
+            self._fail(f"{type(error).__name__} in the dispatcher: {error}")
+
+    def _sleep(self) -> None:
+        self._asleep = True
+        # An issue between the last look and the line above did not see us asleep.
+        if not self._pending and not self._commands:
+            self._link.wait(IDLE_WAIT_MS)
+        self._asleep = False
+
+    def _drain(self) -> bool:
+        """Book what the workers sent."""
+        for count in range(DRAIN_AT_MOST):
+            got = self._link.recv()
+            if got is None:
+                return count > 0
+            self._handle(*got)
+        return True
+
+    def _take(self) -> bool:
+        """Hand what LoadGen issued to the Dispatcher."""
+        pending = self._pending
+        busy = bool(pending)
+        while pending:
+            lump = pending.popleft()
+            self._issue_log.add(lump.issued_ns, len(lump.ids))
+            self._dispatcher.issue(lump)
+        while self._commands:
+            self._commands.popleft()()
+        return busy
+
+    def _send(self) -> bool:
+        """Send the frames that the Dispatcher deals."""
+        sends = self._dispatcher.sends(time.monotonic_ns())
+        for send in sends:
+            samples = () if self._library is None else self._library.samples(send.indices)
+            try:
+                self._link.send(send.worker, encode_work(self._epoch, send.frame, send.indices, samples))
+            except LinkDown as error:
+                self._lose(send.worker, str(error))
+        return bool(sends)
+
+    def _check(self, now_ns: int) -> None:
+        """A few times a second: broken links, hangs, and the counters that others read."""
+        self._next_check_ns = now_ns + CHECK_EVERY_NS
+        for worker, reason in self._link.lost():
+            self._lose(worker, reason)
+        if self._watch_hangs:
+            for worker, age_s in self._dispatcher.hung(now_ns):
+                self._lose(worker, f"it holds a frame unanswered for {age_s:.1f} s")
+        self._publish(now_ns)
+
+    # -- messages ----------------------------------------------------------------------------------------------------
+
+    def _handle(self, worker: int, parts: list[Buffer]) -> None:
+        name = self._dispatcher.seats[worker].name
+        try:
+            head = read_head(parts[0])
+            if head.epoch != self._epoch:
+                self.foreign += 1
+                return
+            if head.kind is Kind.ANSWER:
+                self._answer(worker, decode_answer(head, parts))
+                return
+            body = control_body(parts)
+        except ProtocolError as error:
+            raise ExchangeFailed(f"worker {name} sent a malformed frame: {error}") from None
+        if head.kind is Kind.FAIL:
+            self._fail_or_lose(worker, body.decode(errors="replace"))
+            return
+        if head.kind is Kind.PONG:
+            rtt_s = (time.monotonic_ns() - head.number) * 1e-9
+            seat = self._dispatcher.seats[worker]
+            seat.wire_s = min(seat.wire_s or rtt_s, rtt_s)
+        if head.kind is Kind.HELLO:
+            if body.decode(errors="replace") != name:
+                raise ExchangeFailed(f"worker {body!r} connected in the place of worker {name}")
+            self._link.send(worker, control(Kind.WELCOME, self._epoch))
+        with self._changed:
+            self._seen.setdefault(head.kind, {})[worker] = body
+            self._changed.notify_all()
+
+    def _answer(self, worker: int, answer: Answer) -> None:
+        """Book one answer, report it to LoadGen, remember its times."""
+        now = time.monotonic_ns()
+        rows = self._timings.rows
+        flights = self._dispatcher.seats[worker].flights
+        for segment in answer.segments:
+            flight = flights.get(segment.frame)
+            if flight is not None:
+                rows.append(
+                    (worker, segment.count, flight.issued_ns, flight.sent_ns, segment.received_ns)
+                    + (answer.started_ns, answer.computed_ns, answer.sent_ns, now)
+                )
+        completion = self._dispatcher.answer(worker, answer, now)
+        self._timings.batches.append((worker, answer.batch_size, answer.computed_ns - answer.started_ns))
+        if completion is not None:
+            self._complete(completion)
+        if len(rows) >= ROWS_AT_MOST:
+            self._fold()
+
+    def _fail_or_lose(self, worker: int, reason: str) -> None:
+        """A worker said that it cannot go on: an exception in its backend ends the test."""
+        raise ExchangeFailed(f"worker {self._dispatcher.seats[worker].name} failed: {reason}")
+
+    def _lose(self, worker: int, reason: str) -> None:
+        """Book a loss; the samples move, or the test ends."""
+        before = len(self._dispatcher.losses)
+        try:
+            self._dispatcher.lose(worker, reason, time.monotonic_ns())
+        finally:
+            for loss in self._dispatcher.losses[before:]:
+                self._on_loss(loss)
+            with self._changed:
+                self._changed.notify_all()
+
+    # -- asking all workers ------------------------------------------------------------------------------------------
+
+    def _ask_all(self, reply: Kind, message: list[Buffer], timeout_s: float = 600.0) -> dict[int, bytes]:
+        """Send a message to every live worker and wait for all replies."""
+        with self._changed:
+            self._seen[reply] = {}
+
+        def send() -> None:
+            for i, seat in enumerate(self._dispatcher.seats):
+                if not seat.alive:
+                    continue
+                try:
+                    self._link.send(i, message)
+                except LinkDown as error:
+                    self._lose(i, str(error))
+
+        self._call(send)
+        return self._wait_for(reply, timeout_s, f"did not answer with {reply.name}")
+
+    def _wait_for(self, kind: Kind, timeout_s: float, what: str) -> dict[int, bytes]:
+        until = time.monotonic() + timeout_s
+        seats = self._dispatcher.seats
+        with self._changed:
+            while True:
+                seen = self._seen.get(kind, {})
+                missing = [s.name for i, s in enumerate(seats) if s.alive and i not in seen]
+                if self.failure:
+                    raise ExchangeFailed(self.failure)
+                if not missing:
+                    return dict(seen)
+                if not self._changed.wait(min(until - time.monotonic(), 1.0)) and time.monotonic() > until:
+                    raise ExchangeFailed(f"after {timeout_s:g} s worker {', '.join(missing)} {what}")
+
+    def _call(self, command: Callable[[], object]) -> None:
+        """Run something on the dispatcher thread."""
+        self._commands.append(lambda: (command(), None)[1])
+        self._asleep = False
+        self._link.wake()
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def _say_bye(self) -> None:
+        for i, seat in enumerate(self._dispatcher.seats):
+            if seat.alive:
+                try:
+                    self._link.send(i, control(Kind.BYE, self._epoch))
+                except LinkDown:
+                    continue  # it went just before the end; every sample is answered
+        self._publish(time.monotonic_ns())
+        self._running = False
+
+    def _fail(self, reason: str) -> None:
+        self.failure = reason
+        self._publish(time.monotonic_ns())
+        with self._changed:
+            self._changed.notify_all()
+        self._on_failure(reason)
+
+    def _fold(self) -> None:
+        rows = self._dispatcher.queue_rows
+        self._timings.fold(rows)
+        rows.clear()
+
+    def _publish(self, now_ns: int) -> None:
+        """Write the counters that the driver shows."""
+        self._fold()
+        d, board = self._dispatcher, self._timings.board
+        self._on_check(d.completed, d.issued)
+        totals = {"issued": d.issued, "completed": d.completed, "waiting": d.waiting, "late": d.late}
+        totals |= {"losses": len(d.losses), "moved": sum(x.moved for x in d.losses), "now_ns": now_ns}
+        for name, value in totals.items():
+            board.set_total(name, value)
+        outstanding, alive = COUNTERS.index("outstanding"), COUNTERS.index("alive")
+        for i, seat in enumerate(d.seats):
+            board.counters[i, outstanding] = seat.outstanding
+            board.counters[i, alive] = seat.alive

@@ -1,0 +1,215 @@
+"""What is wrong with a manifest, in words: pydantic's findings translated, and what only several fields together show."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from orchestrator.manifest_fields import (
+    SEED_WORDS,
+    EchoBackend,
+    EveryScenarioWords,
+    LoadgenSection,
+    Manifest,
+    MultiStreamWords,
+    OfflineWords,
+    ServerWords,
+    SingleStreamWords,
+    TorchBackend,
+)
+from orchestrator.rules import Round, RulesError, load_round, nearest, not_one_of, round_names
+
+ENGINES: dict[str, type[BaseModel]] = {"echo": EchoBackend, "torch": TorchBackend}
+WORDS: dict[str, type[EveryScenarioWords]] = {
+    "SingleStream": SingleStreamWords,
+    "MultiStream": MultiStreamWords,
+    "Server": ServerWords,
+    "Offline": OfflineWords,
+}
+OLD_MULTISTREAM_WORDS = ("target_qps", "max_async_queries")
+
+_TYPES = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "string_type": "text (in quotes, if it looks like a number)",
+    "bool_type": "true or false",
+    "tuple_type": "a list, such as [a, b]",
+    "dict_type": "a mapping of fields",
+    "model_type": "a mapping of fields",
+    "model_attributes_type": "a mapping of fields",
+    "finite_number": "a finite number",
+}
+
+
+class Problem(NamedTuple):
+    """A dotted field and what is wrong with it."""
+
+    field: str
+    message: str
+
+
+def problem_of(detail: dict[str, Any], data: dict[str, Any]) -> Problem:
+    """One of pydantic's errors in a user's words. `data` is what was validated."""
+    loc = _without_engine(detail["loc"])
+    field = dotted(loc)
+    kind, context = detail["type"], detail.get("ctx", {})
+    shown = _shown(detail.get("input"))
+    if kind == "missing":
+        return Problem(field, "is missing")
+    if kind == "extra_forbidden":
+        return Problem(field, _unknown_key(loc, data))
+    if kind == "literal_error":
+        return Problem(field, _not_in(detail.get("input"), shown, _choices(context["expected"])))
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        engine = context.get("tag")
+        if engine is None:
+            return Problem(f"{field}.engine", f"is missing; it is one of {', '.join(ENGINES)}")
+        return Problem(f"{field}.engine", _not_in(engine, _shown(engine), list(ENGINES)))
+    if kind in _TYPES:
+        return Problem(field, f"must be {_TYPES[kind]}, not {shown}")
+    if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
+        bound = next(iter(context.values()))
+        words = {"greater_than": "above", "greater_than_equal": "at least", "less_than": "below"}
+        return Problem(field, f"must be {words.get(kind, 'at most')} {bound:.12g}, not {shown}")
+    if kind == "string_pattern_mismatch":
+        return Problem(field, f"{shown} does not match {context['pattern']}")
+    return Problem(field, f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, not {shown}")
+
+
+def dotted(loc: Iterable[str | int]) -> str:
+    """("loadgen", "Server", 0) as loadgen.Server[0]."""
+    text = ""
+    for part in loc:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _without_engine(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """pydantic puts the engine's name between `backend` and the field."""
+    return (loc[0], *loc[2:]) if len(loc) > 1 and loc[0] == "backend" and loc[1] in ENGINES else loc
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, str):
+        return f'"{value[:60]}"'
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    return "nothing" if value is None else str(value).lower()[:60]
+
+
+def _choices(expected: str) -> list[str]:
+    return expected.replace(" or ", ", ").replace("'", "").split(", ") if "'" in expected else expected.split(" or ")
+
+
+def _not_in(value: object, shown: str, choices: list[str]) -> str:
+    text = f"{shown} is not one of {', '.join(choices)}"
+    close = nearest(value, choices) if isinstance(value, str) else None
+    return f'{text}; did you mean "{close}"?' if close else text
+
+
+def _unknown_key(loc: tuple[str | int, ...], data: dict[str, Any]) -> str:
+    """Why a key is unknown: it is another engine's, another scenario's, or nobody's."""
+    key, section = str(loc[-1]), loc[:-1]
+    if section == ("backend",):
+        owners = [engine for engine, model in ENGINES.items() if key in model.model_fields]
+        if owners:
+            return f'does nothing for engine "{data["backend"]["engine"]}"; it is for {", ".join(owners)}'
+    if section[:1] == ("loadgen",):
+        owners = [name for name, model in WORDS.items() if key in model.model_fields]
+        if owners and len(section) == 1:
+            return f"is not a word for every scenario; write it under loadgen.{owners[0]}"
+        if owners:
+            return f"is not a word of {section[1]}; it is one of {', '.join(owners)}"
+        if key in SEED_WORDS:
+            return "is one for all scenarios; write it under loadgen"
+    known = _fields_at(section, data)
+    close = nearest(key, known)
+    return f'is not a known key; did you mean "{close}"?' if close else f"is not a known key; known: {', '.join(known)}"
+
+
+def _fields_at(section: tuple[str | int, ...], data: dict[str, Any]) -> list[str]:
+    model: type[BaseModel] = Manifest
+    for part in section:
+        if part == "backend":
+            model = ENGINES[data["backend"]["engine"]]
+            continue
+        inner = model.model_fields.get(str(part))
+        found = inner and _model_in(inner.annotation)
+        if not found:
+            return []
+        model = found
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (Union, types.UnionType, Annotated):
+        return next((found for arg in get_args(annotation) if (found := _model_in(arg))), None)
+    return None
+
+
+def meaning_problems(manifest: Manifest, found: Round) -> Iterator[Problem]:
+    """What no single field shows: names that the round lacks, fields that contradict or do nothing."""
+    try:
+        found.benchmark(manifest.benchmark)
+    except RulesError as error:
+        yield Problem("benchmark", str(error))
+    for field, names in (("scenarios", manifest.scenarios), ("runs", manifest.runs)):
+        for position, name in enumerate(names):
+            if name in names[:position]:
+                yield Problem(f"{field}[{position}]", f'"{name}" stands here a second time')
+    for position, scenario in enumerate(manifest.scenarios):
+        if scenario not in found.scenarios:
+            yield Problem(f"scenarios[{position}]", not_one_of(f"round {found.name}: scenario", scenario, found.scenarios))
+    yield from _workers_problems(manifest)
+    yield from _dispatch_problems(manifest)
+    yield from _loadgen_problems(manifest.loadgen, found)
+
+
+def _workers_problems(manifest: Manifest) -> Iterator[Problem]:
+    workers = manifest.workers
+    if workers.num_gpus > 1 and workers.num_gpus != int(workers.num_gpus):
+        yield Problem("workers.num_gpus", f"must be whole above 1 (Ray cannot give {workers.num_gpus:g} GPUs)")
+    if workers.where == "local":
+        for key in ("placement", "num_cpus", "num_gpus"):
+            if key in workers.model_fields_set:
+                yield Problem(f"workers.{key}", "does nothing for workers in the test process (where: local)")
+        for key in ("listen", "ports", "io_threads"):
+            if getattr(manifest.dispatch, key) is not None:
+                yield Problem(f"dispatch.{key}", "does nothing for workers in the test process (where: local)")
+
+
+def _dispatch_problems(manifest: Manifest) -> Iterator[Problem]:
+    dispatch = manifest.dispatch
+    if dispatch.ports is not None:
+        low, high = dispatch.ports
+        if not 1024 <= low <= high <= 65535:
+            yield Problem("dispatch.ports", f"must be [lowest, highest] within 1024 and 65535, not [{low}, {high}]")
+    if dispatch.index_approval is not None and dispatch.payload == "value":
+        yield Problem("dispatch.index_approval", "does nothing with payload value")
+    if manifest.accuracy_target is not None and "accuracy" not in manifest.runs:
+        yield Problem("accuracy_target", "does nothing without an accuracy test; add accuracy to runs")
+
+
+def _loadgen_problems(loadgen: LoadgenSection, found: Round) -> Iterator[Problem]:
+    if not found.fixed_interval_multistream:
+        for word in OLD_MULTISTREAM_WORDS:
+            if getattr(loadgen.MultiStream, word) is not None:
+                yield Problem(f"loadgen.MultiStream.{word}", f"is not a word of MultiStream in round {found.name}")
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of Manifest, with the names that the rounds know."""
+    made = Manifest.model_json_schema()
+    made["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    made["title"] = "LoadGrid manifest"
+    made["required"] = [name for name in made["required"] if name != "name"]
+    rounds = [load_round(name) for name in round_names()]
+    made["properties"]["round"]["enum"] = [found.name for found in rounds]
+    made["properties"]["benchmark"]["enum"] = sorted({name for found in rounds for name in found.benchmark_names()})
+    return made

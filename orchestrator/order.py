@@ -1,0 +1,106 @@
+"""What the driver tells the test process, and what it hears back: one JSON object a line over a socketpair."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Seat(BaseModel):
+    """A worker as the test needs to know it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    public_key: str = ""
+    warm_up: list[tuple[int, float]] = []  # empty for local workers, which tell it themselves
+    max_batch: int
+
+
+class LocalWorker(BaseModel):
+    """A worker that lives in the test process itself (`workers: {where: local}`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    task: str
+    task_options: dict[str, Any]
+    backend: dict[str, Any]
+    batch_deadline_ns: int
+    cache: str
+    needs_library: bool
+
+
+class TestOrder(BaseModel):
+    """Everything the test process needs; it reads no manifest and no rules."""
+
+    __test__ = False
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    epoch: int
+    out_dir: str
+    loadgen_path: str | None
+    conf_model: str
+    scenario: str
+    test: Literal["performance", "accuracy"]
+    conf_file: str
+    attributes: dict[str, Any]
+    expected: dict[str, Any]
+    sample_count: int
+    performance_count: int
+    network: bool
+    payload: Literal["index", "value"]
+    library: str | None
+    security: Literal["curve", "none"]
+    address: str
+    ports: tuple[int, int] | None
+    io_threads: int
+    on_loss: Literal["fail", "reissue"]
+    workers: list[Seat]
+    local: LocalWorker | None = None
+    attach_timeout_s: float = 60.0
+    schedule_seed: int = 0
+    target_qps: float = 0.0
+
+
+class Channel:
+    """JSON lines over one end of a socketpair; sending is safe from any thread."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._lock = threading.Lock()
+        self._buffer = b""
+        self.closed = False
+
+    def fileno(self) -> int:
+        """For select()."""
+        return self.sock.fileno()
+
+    def send(self, **message: Any) -> None:
+        """Send one message; a peer that is gone is seen when reading."""
+        data = json.dumps(message).encode() + b"\n"
+        with self._lock:
+            try:
+                self.sock.sendall(data)
+            except OSError:
+                self.closed = True
+
+    def receive(self) -> list[dict[str, Any]]:
+        """Wait for data; the messages that are complete by then. `closed` is set at the end of file."""
+        try:
+            data = self.sock.recv(1 << 20)
+        except OSError:
+            data = b""
+        if not data:
+            self.closed = True
+            return []
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def first(self) -> dict[str, Any] | None:
+        """Wait for the first whole message; None if the peer is gone before."""
+        while not self.closed:
+            if messages := self.receive():
+                return messages[0]
+        return None

@@ -1,0 +1,205 @@
+"""A round's facts (rounds/*.yaml) as frozen objects: benchmarks, suites, limits, seeds, counts, words of mlperf.conf."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+ROUNDS_FOLDER = Path(__file__).with_name("rounds")
+SCENARIOS = ("SingleStream", "MultiStream", "Server", "Offline")
+
+Words = dict[str, int | float]
+
+
+class RulesError(Exception):
+    """A name that a round does not have; the text gives the nearest one that it has."""
+
+
+def nearest(word: str, names: Iterable[str]) -> str | None:
+    """The name that is most like `word`, whatever the case of its letters; None if nothing is like it."""
+    by_lower = {name.lower(): name for name in names}
+    found = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=0.5)
+    return by_lower[found[0]] if found else None
+
+
+def not_one_of(what: str, word: str, names: Iterable[str]) -> str:
+    """The message for a name that is not known, with the nearest one that is."""
+    known = list(names)
+    text = f'{what} "{word}" is not one of {", ".join(known)}'
+    close = nearest(word, known)
+    return f'{text}; did you mean "{close}"?' if close else text
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Accuracy(_Frozen):
+    """The quality target of a benchmark, and the line of accuracy.txt in which the checker finds the value."""
+
+    metric: str
+    target: float
+    unit: str
+    higher_is_better: bool = True
+    pattern: str
+    example: str | None = None
+
+
+class Wanted(_Frozen):
+    """The scenarios that a benchmark must and may have in a suite."""
+
+    required: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+
+    def allows(self, scenario: str) -> bool:
+        """Whether a result in this scenario has a place in the suite."""
+        return scenario in self.required or scenario in self.optional
+
+
+class Place(_Frozen):
+    """A benchmark's place in a suite, by the rules' text and by the checker: they differ in old rounds."""
+
+    rules: Wanted
+    checker: Wanted
+
+
+class Benchmark(_Frozen):
+    """One benchmark of a round. `words` are the mlperf.conf lines for it: scenario or "*" -> word -> value."""
+
+    name: str
+    task: str
+    model: str
+    dataset: str
+    sample: str
+    aliases: tuple[str, ...]
+    conf_model_name: str
+    performance_sample_count_min: int
+    accuracy_sample_count: int
+    accuracy: Accuracy
+    server_target_latency_ns: int | None
+    multistream_target_latency_ns: int | None
+    min_query_count: dict[str, int]
+    offline_min_samples_per_query: int
+    compliance_tests: tuple[str, ...]
+    test01_sampling_target: int
+    equal_issue_mode: bool
+    words: dict[str, Words]
+    loadgen6_words: Words = Field(default_factory=dict)
+
+
+class ApprovedLoadGen(_Frozen):
+    """The LoadGen that a round approves: version strings, git revision, and hashes of published builds where known."""
+
+    versions: tuple[str, ...]
+    revision: str | None = None
+    tag: str | None = None
+    embeds_conf: bool
+    sha256: dict[str, str] = Field(default_factory=dict)
+
+
+class Round(_Frozen):
+    """Everything that a round fixes; every value comes from its file, which names the source."""
+
+    name: str = Field(alias="round")
+    sources: dict[str, str]
+    divisions: tuple[str, ...]
+    checker_scenarios_in: tuple[str, ...]
+    loadgen: ApprovedLoadGen
+    min_duration_ms: int
+    scenarios: tuple[str, ...]
+    fixed_interval_multistream: bool
+    seeds: dict[str, int]
+    result_keys: dict[str, str]
+    words: dict[str, Words]
+    compliance: dict[str, Words]
+    benchmarks: dict[str, Benchmark]
+    suites: dict[str, dict[str, Place]]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, data: dict[str, Any]) -> dict[str, Any]:
+        benchmarks = {name: {**body, "name": name} for name, body in data["benchmarks"].items()}
+        return {**data, "benchmarks": benchmarks, "suites": _complete_suites(data["suites"])}
+
+    def benchmark(self, name: str) -> Benchmark:
+        """The benchmark of this name or alias."""
+        for found in self.benchmarks.values():
+            if name == found.name or name in found.aliases:
+                return found
+        raise RulesError(f"round {self.name}: {not_one_of('benchmark', name, self.benchmark_names())}")
+
+    def benchmark_names(self) -> list[str]:
+        """Every name and alias, names first."""
+        aliases = [alias for found in self.benchmarks.values() for alias in found.aliases]
+        return [*self.benchmarks, *aliases]
+
+    def scenario(self, name: str) -> str:
+        """`name`, if the round has this scenario."""
+        if name not in self.scenarios:
+            raise RulesError(f"round {self.name}: {not_one_of('scenario', name, self.scenarios)}")
+        return name
+
+    def suite(self, name: str) -> dict[str, Place]:
+        """The benchmarks of a suite, with their scenarios."""
+        if name not in self.suites:
+            raise RulesError(f"round {self.name}: {not_one_of('suite', name, self.suites)}")
+        return self.suites[name]
+
+    def place(self, suite: str, benchmark: str) -> Place | None:
+        """Which scenarios the benchmark needs in the suite; None if it is not in the suite."""
+        return self.suite(suite).get(self.benchmark(benchmark).name)
+
+    def conf_words(self, benchmark: str, scenario: str) -> Words:
+        """mlperf.conf's words for a benchmark and scenario, in LoadGen's order of lookup.
+
+        LoadGen takes model.scenario.word, then *.scenario.word, then model.*.word: a line for every model in one
+        scenario beats a line for one model in every scenario.
+        """
+        found = self.benchmark(benchmark)
+        wide = found.words.get("*", {})
+        return {**wide, **self.words.get(self.scenario(scenario), {}), **found.words.get(scenario, {})}
+
+
+def _complete_suites(suites: dict[str, Any]) -> dict[str, Any]:
+    """Fills in what the file leaves out: the checker's list where it is the rules', the rules of combined systems.
+
+    A combined system ("datacenter,edge") stands in both suites, so by the rules it needs what both need.
+    """
+    done: dict[str, Any] = {}
+    for suite, places in suites.items():
+        done[suite] = {}
+        for benchmark, place in places.items():
+            parts = [done.get(part, {}).get(benchmark, {}) for part in suite.split(",")]
+            rules = place.get("rules") or _union([part["rules"] for part in parts if part])
+            done[suite][benchmark] = {"rules": rules, "checker": place.get("checker") or rules}
+    return done
+
+
+def _union(wanted: list[dict[str, list[str]]]) -> dict[str, list[str]]:
+    required = [s for s in SCENARIOS if any(s in part.get("required", ()) for part in wanted)]
+    optional = [s for s in SCENARIOS if any(s in part.get("optional", ()) for part in wanted)]
+    return {"required": required, "optional": [s for s in optional if s not in required]}
+
+
+def round_names() -> tuple[str, ...]:
+    """The rounds that LoadGrid knows, oldest first."""
+    names = [path.stem for path in ROUNDS_FOLDER.glob("v*.yaml")]
+    return tuple(sorted(names, key=lambda name: [int(part) for part in name[1:].split(".")]))
+
+
+@lru_cache(maxsize=None)
+def load_round(name: str) -> Round:
+    """The round `name`; RulesError gives the nearest name when there is none."""
+    if name not in round_names():
+        raise RulesError(not_one_of("round", name, round_names()))
+    text = (ROUNDS_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    try:
+        return Round.model_validate(yaml.safe_load(text))
+    except (yaml.YAMLError, ValidationError, KeyError) as error:
+        raise RulesError(f"the file of round {name} is damaged: {error}") from error

@@ -1,0 +1,166 @@
+"""The driver's side of one test: start the child, let the workers in, pass on losses, reap, and say what happened."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from orchestrator.order import Channel, TestOrder
+from orchestrator.timings import Board
+from workers.host import Ticket
+
+TICK_S = 0.1
+# From an interrupt to the end of the child; after it the child is killed.
+LEAVE_S = 2.0
+LOG_FILE = "test.log"
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Fleet(Protocol):
+    """The workers of a campaign, wherever they live."""
+
+    def keys(self) -> list[str]:
+        """A fresh public key of every worker, in order."""
+
+    def attach(self, tickets: list[Ticket]) -> None:
+        """Tell every worker to connect; returns at once. lost() tells of those that could not."""
+
+    def detach(self) -> list[str]:
+        """Wait until every worker has left the test; the names of those that did not and are lost for good."""
+
+    def lost(self) -> list[tuple[str, str]]:
+        """Workers that died since the last call, with the reason."""
+
+
+@dataclass
+class Outcome:
+    """What came of one test; `board` holds the timings even when the child died."""
+
+    status: str  # finished | failed | interrupted
+    board: Board
+    reason: str = ""
+    result: dict[str, Any] = field(default_factory=dict)
+    losses: list[dict[str, Any]] = field(default_factory=list)
+    workers: list[dict[str, Any]] = field(default_factory=list)
+    wall_s: float = 0.0
+
+
+@dataclass
+class Hooks:
+    """Who listens while a test runs, and who may end it."""
+
+    on_event: Callable[[dict[str, Any]], None] = lambda event: None
+    on_tick: Callable[[Board], None] = lambda board: None
+    stop: Callable[[], str | None] = lambda: None  # the reason to stop, None to go on
+
+
+def run_test(order: TestOrder, fleet: Fleet | None, hooks: Hooks) -> Outcome:
+    """Run one test in a child process; never raises for what happens in the test."""
+    return _Supervisor(order, fleet, hooks).run()
+
+
+class _Supervisor:
+    def __init__(self, order: TestOrder, fleet: Fleet | None, hooks: Hooks) -> None:
+        self.order = order
+        self.fleet = fleet
+        self.hooks = hooks
+        self.outcome = Outcome("failed", Board(len(order.workers)))
+        ours, theirs = socket.socketpair()
+        self.channel = Channel(ours)
+        self.child = self._spawn(theirs)
+        self._over = False
+
+    def _spawn(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
+        board_fd = self.outcome.board.fd
+        with open(Path(self.order.out_dir) / LOG_FILE, "wb") as log, theirs:
+            return subprocess.Popen(
+                [sys.executable, "-m", "orchestrator.testrun", str(theirs.fileno()), str(board_fd)],
+                pass_fds=(theirs.fileno(), board_fd),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # The child runs the very code that the driver runs, wherever that was started from.
+                env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+                start_new_session=True,  # a Ctrl-C in the terminal must reach the driver only
+            )
+
+    def run(self) -> Outcome:
+        began = time.monotonic()
+        try:
+            self.channel.send(**self.order.model_dump())
+            while not self._over:
+                self._once()
+        finally:
+            self._reap()
+            self.outcome.wall_s = time.monotonic() - began
+        return self.outcome
+
+    def _once(self) -> None:
+        ready, _, _ = select.select([self.channel], (), (), TICK_S)
+        for message in self.channel.receive() if ready else []:
+            self._hear(message)
+        if self.channel.closed and not self._over:
+            self._end("failed", self._how_it_died())
+        if self._over:
+            return
+        if reason := self.hooks.stop():
+            self.channel.send(event="abort")
+            self._end("interrupted", reason)
+            return
+        for name, reason in self.fleet.lost() if self.fleet else []:
+            self.channel.send(event="lost", worker=name, reason=reason)
+        self.hooks.on_tick(self.outcome.board)
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        event = message.pop("event")
+        if event == "endpoint":
+            self._let_in(message["endpoint"], message["server_key"])
+        elif event == "loss":
+            self.outcome.losses.append(message)
+        elif event == "workers":
+            self.outcome.workers = message["facts"]
+        elif event == "result":
+            self.outcome.result = message
+            self._end("finished", "")
+        elif event == "failed":
+            self._end("failed", message["reason"])
+        self.hooks.on_event({"event": event, **message})
+
+    def _let_in(self, endpoint: str, server_key: str | None) -> None:
+        assert self.fleet is not None
+        o = self.order
+        self.fleet.attach([Ticket(o.epoch, endpoint, f"W{i}", server_key, o.io_threads) for i in range(len(o.workers))])
+
+    def _end(self, status: str, reason: str) -> None:
+        self.outcome.status, self.outcome.reason, self._over = status, reason, True
+
+    def _how_it_died(self) -> str:
+        """A reason for a child that left without a word."""
+        try:
+            code = self.child.wait(timeout=LEAVE_S)
+        except subprocess.TimeoutExpired:
+            return "the test process closed its channel and hangs"
+        said = (Path(self.order.out_dir) / LOG_FILE).read_text(errors="replace").strip().splitlines()
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return f"the test process died ({how})" + (f": {said[-1]}" if said else "")
+
+    def _reap(self) -> None:
+        """Nothing of the test is left running when this returns."""
+        try:
+            self.child.wait(timeout=LEAVE_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.child.pid, signal.SIGKILL)
+            self.child.wait()
+        self.channel.sock.close()
+        if self.fleet is not None:
+            for name in self.fleet.detach():
+                self.hooks.on_event({"event": "stuck", "worker": name})

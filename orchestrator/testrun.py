@@ -1,0 +1,279 @@
+"""The test process: one LoadGen test, the Dispatcher and the link. No Ray in it.
+
+LoadGen takes one configuration a process, and an exception in its callback aborts the process: so each test is a child of
+its own. StartTest runs on a second thread, so that the main thread can hear the driver at once (with StartTest on the main
+thread, Ctrl-C is a SIGSEGV in Server and is ignored in Offline until the end). The end of file on the socketpair means that
+the driver is gone: then this process ends too.
+
+Started as `python -m orchestrator.testrun CONTROL_FD BOARD_FD`.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from orchestrator.dispatch import Dispatcher, Loss
+from orchestrator.exchange import Exchange, ExchangeFailed
+from orchestrator.lateness import IssueLog, server_lateness
+from orchestrator.link import Link, Peer, RouterLink
+from orchestrator.loadgen import Callbacks, LoadGen, LoadGenError, ResponsePool, file_sha256
+from orchestrator.local import LocalLink
+from orchestrator.order import Channel, Seat, TestOrder
+from orchestrator.pace import Pace
+from orchestrator.timings import Board, Timings
+from workers.host import WorkerHost, WorkerSpec
+from workers.library import Library, LibraryError
+
+SWITCH_INTERVAL_S = 0.0005
+PHASES = ("attaching", "loading", "running", "ending")
+
+
+class TestProcess:
+    """One test from order to result."""
+
+    __test__ = False
+
+    def __init__(self, order: TestOrder, channel: Channel, board: Board) -> None:
+        self.order = order
+        self.channel = channel
+        self.board = board
+        self.loadgen = LoadGen(Path(order.loadgen_path) if order.loadgen_path else None)
+        self.issue_log = IssueLog()
+        self.cpu = CpuMeter(board)
+        self.seats, self.hosts = self._open_seats()
+        self.link: Link = self._open_link()
+        self.pool = ResponsePool(self.loadgen.module)
+        self.exchange = self._open_exchange()
+        self.finished = os.eventfd(0, os.EFD_CLOEXEC)
+        self.failure: str | None = None
+        self._done = False
+
+    def _open_seats(self) -> tuple[list[Seat], list[WorkerHost]]:
+        """The workers as ordered; those of this process load their models here and tell what they are."""
+        o = self.order
+        if o.local is None:
+            return o.workers, []
+        hosts, seats, facts = [], [], []
+        for seat in o.workers:
+            host = WorkerHost(WorkerSpec(name=seat.name, max_batch=seat.max_batch, **o.local.model_dump()))
+            facts.append(host.load())
+            hosts.append(host)
+            seats.append(seat.model_copy(update={"warm_up": facts[-1]["warm_up"]}))
+        self.channel.send(event="workers", facts=facts)
+        return seats, hosts
+
+    def _open_link(self) -> Link:
+        o = self.order
+        if o.local is not None:
+            return LocalLink(len(o.workers))
+        peers = [Peer(w.name, w.public_key) for w in o.workers]
+        return RouterLink(peers, o.address, ports=o.ports, security=o.security, io_threads=o.io_threads)
+
+    def _open_exchange(self) -> Exchange:
+        o = self.order
+        workers = [(w.name, Pace(w.warm_up, w.max_batch)) for w in self.seats]
+        dispatcher = Dispatcher(workers, on_loss=o.on_loss, one_sample_frames=o.network)
+        library = None
+        if o.payload == "value":
+            assert o.library is not None
+            library = Library.open(Path(o.library), verify=False)
+        return Exchange(
+            self.link,
+            dispatcher,
+            Timings(self.board),
+            self.pool.complete,
+            epoch=o.epoch,
+            library=library,
+            issue_log=self.issue_log,
+            on_loss=self._tell_loss,
+            on_failure=self._fail,
+            on_check=self.cpu.sample,
+        )
+
+    # -- phases ------------------------------------------------------------------------------------------------------
+
+    def attach(self) -> None:
+        """Let the workers in: those in this process, or those that the driver tells to connect."""
+        o = self.order
+        self.exchange.start()
+        if isinstance(self.link, LocalLink):
+            for host, port in zip(self.hosts, self.link.ports, strict=True):
+                host.serve(o.epoch, port)
+        else:
+            assert isinstance(self.link, RouterLink)
+            self.channel.send(event="endpoint", endpoint=self.link.endpoint, server_key=self.link.server_key)
+        threading.Thread(target=self._main, name="loadgen", daemon=True).start()
+
+    def _main(self) -> None:
+        """The LoadGen thread: wait for the workers, run the test."""
+        try:
+            self.exchange.wait_attached(self.order.attach_timeout_s)
+            self._start_test()
+            self._done = True
+        except (ExchangeFailed, LoadGenError, LibraryError) as error:
+            self.failure = self.failure or str(error)
+        except Exception as error:
+            self.failure = self.failure or f"{type(error).__name__}: {error}"
+        os.eventfd_write(self.finished, 1)
+
+    def _start_test(self) -> None:
+        o = self.order
+        settings = self.loadgen.settings(
+            o.conf_model, o.scenario, o.test, Path(o.conf_file), o.attributes, o.expected
+        )
+        callbacks = Callbacks(
+            issue=self.exchange.issue,
+            load=self._guarded(self._load),
+            unload=self._guarded(self.exchange.unload),
+            name=self._network_name if o.network else None,
+        )
+        self._phase("loading")
+        self.channel.send(event="attached")
+        self.loadgen.run(settings, callbacks, o.sample_count, o.performance_count, Path(o.out_dir))
+
+    def _load(self, indices: Any) -> None:
+        self.exchange.load(indices)
+        # Untimed until here: from now on no collection may stop the loop.
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        self.board.set_total("started_ns", time.monotonic_ns())
+        self._phase("running")
+        self.channel.send(event="running")
+
+    def _guarded(self, callback: Any) -> Any:
+        """An exception must never reach LoadGen: it would abort the process without a record."""
+
+        def call(indices: Any) -> None:
+            try:
+                callback(indices)
+            except Exception as error:
+                self._fail(str(error))
+                threading.Event().wait()  # LoadGen must not go on with samples that are not there
+
+        return call
+
+    def _network_name(self) -> str:
+        names = self.exchange.node_names()
+        return f"LoadGrid Network SUT: {', '.join(names)}"
+
+    def _phase(self, name: str) -> None:
+        self.board.set_total("phase", PHASES.index(name))
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def _tell_loss(self, loss: Loss) -> None:
+        self.channel.send(event="loss", worker=loss.worker, reason=loss.reason, moved=loss.moved, at_ns=loss.at_ns)
+
+    def _fail(self, reason: str) -> None:
+        self.failure = self.failure or reason
+        os.eventfd_write(self.finished, 1)
+
+    def serve(self) -> None:
+        """The main thread: hear the driver until the test is over, then leave."""
+        while True:
+            ready, _, _ = select.select([self.channel, self.finished], (), ())
+            if self.finished in ready:
+                break
+            for message in self.channel.receive():
+                if message["event"] == "lost":
+                    self.exchange.lose(message["worker"], message["reason"])
+                elif message["event"] == "abort":
+                    self._leave(3)
+            if self.channel.closed:
+                self._leave(4)  # the driver is gone: nobody will read a result
+        if self.failure is not None or not self._done:
+            self.channel.send(event="failed", reason=self.failure or "the test ended without a result")
+            self._leave(2)
+        self._phase("ending")
+        self.exchange.stop()
+        for host in self.hosts:
+            host.close()
+        self.link.close()
+        self.channel.send(event="result", **self._result())
+        self._leave(0)
+
+    def _leave(self, code: int) -> None:
+        # LoadGen cannot be stopped inside a test; its logs stay as they are, and the driver's record says why.
+        os._exit(code)
+
+    def _result(self) -> dict[str, Any]:
+        o = self.order
+        late = None
+        if o.scenario == "Server":
+            lateness = server_lateness(self.issue_log, o.schedule_seed, o.target_qps)
+            late = vars(lateness) if lateness else None
+        return {
+            "loadgen_sha256": file_sha256(self.loadgen.module),
+            "loadgen_file": Path(str(self.loadgen.module.__file__)).name,
+            "completion": "scatter" if self.pool.scattered else "attributes",
+            "issue_lateness": late,
+            "foreign_answers": self.exchange.foreign,
+            "max_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            **self.cpu.result(),
+        }
+
+
+class CpuMeter:
+    """CPU time of this process between the first and the last completion that a check saw."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._points: list[tuple[int, float, int, int]] = []  # completed, cpu s, wall ns, rss
+
+    def sample(self, completed: int, issued: int) -> None:
+        """Note where we are; called a few times a second from the dispatcher thread."""
+        if not issued or (self._points and self._points[-1][0] == completed):
+            return
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        point = (completed, usage.ru_utime + usage.ru_stime, time.monotonic_ns(), usage.ru_maxrss * 1024)
+        if len(self._points) >= 2:
+            self._points[-1] = point
+        else:
+            self._points.append(point)
+
+    def result(self) -> dict[str, float | None]:
+        """CPU microseconds a sample and CPU share (1.0 = one core); None for a test too short to tell."""
+        if len(self._points) < 2 or self._points[1][0] == self._points[0][0]:
+            return {"cpu_us_per_sample": None, "cpu_share": None, "rss_growth_bytes": None}
+        (n0, cpu0, t0, rss0), (n1, cpu1, t1, rss1) = self._points
+        return {
+            "cpu_us_per_sample": round((cpu1 - cpu0) / (n1 - n0) * 1e6, 4),
+            "cpu_share": round((cpu1 - cpu0) / ((t1 - t0) * 1e-9), 4),
+            "rss_growth_bytes": rss1 - rss0,
+        }
+
+
+def main() -> None:
+    """Read the order and run it."""
+    control_fd, board_fd = int(sys.argv[1]), int(sys.argv[2])
+    # Ctrl-C is the driver's to handle; the driver tells us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel = Channel(socket.socket(fileno=control_fd))
+    message = channel.first()
+    if message is None:
+        os._exit(4)
+    order = TestOrder.model_validate(message)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    try:
+        test = TestProcess(order, channel, Board(len(order.workers), board_fd))
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(3))
+        test.attach()
+    except Exception as error:
+        channel.send(event="failed", reason=str(error) or type(error).__name__)
+        os._exit(2)
+    test.serve()
+
+
+if __name__ == "__main__":
+    main()

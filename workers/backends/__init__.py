@@ -1,0 +1,112 @@
+"""Engines that compute batches, one file each, never one per model. A backend knows neither LoadGen nor the link."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, TypeVar, get_type_hints
+
+import numpy as np
+
+from workers.protocol import Responses
+from workers.tasks import Task
+
+# "Never": later than any time.monotonic_ns().
+FAR = 2**62
+
+_ENGINES = {"echo": "workers.backends.echo", "torch": "workers.backends.torch_engine"}
+
+Options = TypeVar("Options")
+
+
+class BackendError(Exception):
+    """A backend cannot be built or has failed; the text gives the cause and, where there is one, the batch size."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """Samples computed together: `indices` int64 (n,), their bytes, and a ticket that is handed back as it came."""
+
+    indices: np.ndarray
+    samples: list[memoryview]
+    ticket: object
+
+
+@dataclass(slots=True)
+class Done:
+    """A computed batch; both times are time.monotonic_ns(): taken up by the engine, responses ready."""
+
+    batch: Batch
+    responses: Responses
+    started_ns: int
+    computed_ns: int
+
+
+class Backend(Protocol):
+    """One engine with one model on one device. One thread calls all methods."""
+
+    max_batch: int
+    needs_samples: bool  # False: Batch.samples may be empty
+
+    def load(self) -> dict[str, Any]:
+        """Build the model; returns model_hash, weights, device, precision, versions: what the driver compares."""
+
+    def warm_up(self) -> list[tuple[int, float]]:
+        """Compute random batches of several sizes, 1 and max_batch among them: [(batch size, seconds)]. Untimed."""
+
+    def submit(self, batch: Batch) -> None:
+        """Start a batch; never blocks long. Only while free_at_ns() is not FAR."""
+
+    def step(self) -> list[Done]:
+        """What has finished since the last call; never blocks. BackendError once the engine has failed."""
+
+    def free_at_ns(self, now_ns: int) -> int:
+        """When another submit is useful: now if idle, the running batch's estimated end, FAR if every slot is taken."""
+
+    def next_done_ns(self) -> int:
+        """When step() will have something, FAR if nothing runs or fd() tells."""
+
+    def fd(self) -> int | None:
+        """A file descriptor that is readable when step() has something; None if only next_done_ns tells."""
+
+    def close(self) -> None:
+        """Stop threads and free the device."""
+
+
+def open_backend(options: Mapping[str, Any], task: Task, max_batch: int) -> Backend:
+    """The engine that `options["engine"]` names, not loaded yet; BackendError gives the nearest name."""
+    name = options.get("engine")
+    if name not in _ENGINES:
+        close = difflib.get_close_matches(str(name), _ENGINES, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise BackendError(f"there is no engine {name!r}{hint}; engines: {', '.join(sorted(_ENGINES))}")
+    if max_batch < 1:
+        raise BackendError(f"max_batch must be 1 or more, not {max_batch}")
+    try:
+        module = importlib.import_module(_ENGINES[name])
+    except ImportError as error:
+        raise BackendError(f"engine {name!r} needs {error.name or error}; pip install {error.name}") from None
+    backend: Backend = module.open_engine(options, task, max_batch)
+    return backend
+
+
+def read_options(kind: type[Options], options: Mapping[str, Any]) -> Options:
+    """The engine's own options out of the manifest's `backend` section; null means the default.
+
+    Keys of other engines are passed over: the manifest reader has refused unknown ones. BackendError for a wrong type.
+    """
+    types = get_type_hints(kind)
+    chosen = {}
+    for field in fields(kind):  # type: ignore[arg-type]
+        value = options.get(field.name)
+        if value is None:
+            continue
+        wanted = types[field.name]
+        if isinstance(value, int) and not isinstance(value, bool) and wanted is float:
+            value = float(value)
+        if isinstance(value, bool) and wanted is not bool or not isinstance(value, wanted):
+            raise BackendError(f"backend option {field.name!r} cannot be {value!r}")
+        chosen[field.name] = value
+    return kind(**chosen)

@@ -1,0 +1,153 @@
+"""A network as the torch engine runs it: built, its weights loaded and hashed, then converted to precision and device."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from workers.backends import BackendError
+from workers.installed import LocateError, locate
+from workers.models import ModelError, open_model
+
+# Every worker builds seeded weights from this, so that all agree.
+WEIGHTS_SEED = 20210406
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DEVICES = ("cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class TorchOptions:
+    """The manifest's `backend` section as far as it concerns this engine; `device` and `workers_on_host` are the driver's.
+
+    `threads` 0 means the host's cores divided by its workers; an empty `weights` means seeded ones.
+    """
+
+    model: str = ""
+    weights: str = ""
+    precision: str = "fp32"
+    channels_last: bool = False
+    cuda_graphs: bool = True
+    compile: bool = False
+    device: str = "cpu"
+    threads: int = 0
+    workers_on_host: int = 1
+
+
+class Network:
+    """Input batch (n, ...) -> output (n, ...), on `device`; `padded` says that batches must have a bucket's size."""
+
+    def __init__(
+        self, module: nn.Module, device: torch.device, dtype: torch.dtype, facts: dict[str, Any]
+    ) -> None:
+        self.device = device
+        self.facts = facts
+        self.padded = False
+        self.cuda_graphs = False
+        self._module = module
+        self._dtype = dtype
+
+    def compile(self, shapes: int) -> None:
+        """Compile at the first batch of each of `shapes` sizes."""
+        dynamo = torch._dynamo.config
+        dynamo.recompile_limit = max(dynamo.recompile_limit, 2 * shapes)
+        self._module = torch.compile(self._module, dynamic=False)  # type: ignore[assignment]
+        self.padded = True
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """NumPy has no bfloat16, so such outputs leave as float32."""
+        if x.is_floating_point():
+            x = x.to(self._dtype)
+        y = self._module(x)
+        if not isinstance(y, torch.Tensor) or y.shape[:1] != x.shape[:1]:
+            raise BackendError(f"the model must answer {len(x)} samples with a tensor of {len(x)} rows")
+        return y.float() if y.dtype is torch.bfloat16 else y
+
+
+def load_network(options: TorchOptions, raw: Mapping[str, Any], shapes: int) -> Network:
+    """Build what `options` name; BackendError for an unknown model, precision or device and for unusable weights."""
+    for word, known, key in (
+        (options.precision, PRECISIONS, "precision"),
+        (options.device, DEVICES, "device"),
+    ):
+        if word not in known:
+            raise BackendError(f"backend.{key} cannot be {word!r}; it is one of {', '.join(known)}")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise BackendError("the worker was given a GPU but torch finds none: install a CUDA build of torch")
+    module = _build(options, raw)
+    weights = _load_weights(module, options.weights) if options.weights else {"weights": "seeded"}
+    facts = {
+        "model": options.model,
+        "model_hash": model_hash(module),
+        **weights,
+        "precision": options.precision,
+    }
+    device, dtype = torch.device(options.device), PRECISIONS[options.precision]
+    module.eval().requires_grad_(False).to(device=device, dtype=dtype)
+    if options.channels_last:
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # shapes are fixed per bucket
+        # fp32 means fp32: TF32 keeps 10 bits of the mantissa.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    facts["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    network = Network(module, device, dtype, facts)
+    if options.compile:
+        network.compile(shapes)
+    network.cuda_graphs = device.type == "cuda" and options.cuda_graphs
+    network.padded = network.padded or network.cuda_graphs
+    return network
+
+
+def model_hash(module: nn.Module) -> str:
+    """sha256 over name, type, shape and bytes of every parameter and buffer, in order of name."""
+    digest = hashlib.sha256()
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _build(options: TorchOptions, raw: Mapping[str, Any]) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(WEIGHTS_SEED)
+        try:
+            return open_model(options.model, raw)
+        except ModelError as error:
+            raise BackendError(str(error)) from None
+
+
+def _load_weights(module: nn.Module, path: str) -> dict[str, str]:
+    """Load a state_dict strictly; returns the file's name and sha256."""
+    try:
+        file = locate(path)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except LocateError as error:
+        raise BackendError(f"backend.weights: {error}") from None
+    except OSError as error:
+        raise BackendError(f"backend.weights: {path} cannot be read ({error.strerror})") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        reason = (str(error).splitlines() or ["damaged"])[0]
+        raise BackendError(
+            f"backend.weights: {file} is not a state_dict that can be loaded safely ({reason})"
+        ) from None
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    try:
+        module.load_state_dict(state, strict=True)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise BackendError(f"backend.weights: {file} does not fit the model: {error}") from None
+    return {"weights": file.name, "weights_sha256": _sha256(file)}
+
+
+def _sha256(file: Path) -> str:
+    with contextlib.closing(open(file, "rb")) as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,0 +1,183 @@
+"""What lives as long as a worker: its model, its sample library, and one Worker per test. No Ray in it."""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+import os
+import platform
+import socket
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from workers.backends import Backend, open_backend
+from workers.batcher import Batcher
+from workers.library import Library
+from workers.port import DealerPort, new_key_pair
+from workers.tasks import open_task
+from workers.worker import Port, Worker
+
+# Python's default of 5 ms lets a busy engine thread keep the loop waiting: p99 8.5 ms instead of 0.9.
+SWITCH_INTERVAL_S = 0.0005
+ATTACH_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 10.0
+VERSIONED = ("numpy", "torch", "pyzmq", "onnxruntime", "ray")
+
+
+class WorkerError(Exception):
+    """A worker cannot do what it is asked; the text names the worker and the mend."""
+
+
+class WakablePort(Port, Protocol):
+    """A port whose wait can be ended from another thread."""
+
+    def wake(self) -> None:
+        """End a wait."""
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """What a worker is made of; plain values, because it travels through Ray."""
+
+    name: str
+    task: str
+    task_options: dict[str, Any]
+    backend: dict[str, Any]
+    max_batch: int
+    batch_deadline_ns: int = 0
+    cache: str = ""
+    needs_library: bool = True
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """Admission to one test: where to connect, by which identity, and the test's key (None: `security: none`)."""
+
+    epoch: int
+    endpoint: str
+    identity: str
+    server_key: str | None
+    io_threads: int = 1
+
+
+@dataclass
+class WorkerHost:
+    """Loads the model once and serves test after test."""
+
+    spec: WorkerSpec
+    _backend: Backend | None = None
+    _library: Library | None = None
+    _keys: tuple[str, str] = ("", "")
+    _worker: Worker | None = None
+    _port: WakablePort | None = None
+    _thread: threading.Thread | None = None
+    _quit: threading.Event = field(default_factory=threading.Event)
+
+    def load(self) -> dict[str, Any]:
+        """Open the library, load the model, warm up; returns what the driver records and compares."""
+        task = open_task(self.spec.task, self.spec.task_options)
+        if self.spec.needs_library:
+            self._library = task.prepare(Path(self.spec.cache))
+        self._backend = open_backend(self.spec.backend, task, self.spec.max_batch)
+        facts = self._backend.load()
+        warm_up = self._backend.warm_up()
+        return {
+            "name": self.spec.name,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "python": platform.python_version(),
+            "versions": _versions(),
+            "warm_up": [[int(n), float(s)] for n, s in warm_up],
+            "max_batch": self.spec.max_batch,
+            "library": self._library.digest if self._library else None,
+            **facts,
+        }
+
+    def key(self) -> str:
+        """A fresh CURVE key pair for the next test; only the public half leaves this process."""
+        self._keys = new_key_pair()
+        return self._keys[0]
+
+    def attach(self, ticket: Ticket) -> None:
+        """Connect to a test and serve it in a thread; WorkerError if the test does not let this worker in."""
+        port = DealerPort(
+            ticket.endpoint, ticket.identity.encode(), ticket.server_key, self._keys, ticket.io_threads
+        )
+        self.serve(ticket.epoch, port)
+        worker = self._worker
+        assert worker is not None
+        until = time.monotonic() + ATTACH_TIMEOUT_S
+        while not worker.welcome:
+            if worker.ended or time.monotonic() > until:
+                reason = worker.ended or f"no answer from {ticket.endpoint} in {ATTACH_TIMEOUT_S:g} s"
+                self.detach()
+                raise WorkerError(f"worker {self.spec.name} could not attach to the test: {reason}")
+            time.sleep(0.005)
+
+    def serve(self, epoch: int, port: WakablePort) -> None:
+        """Serve one test over `port` in a thread."""
+        self.detach()
+        if self._backend is None:
+            raise WorkerError(f"worker {self.spec.name} has no model: load() comes first")
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        # A collection in mid-test is a latency of tens of milliseconds; a test makes no cycles worth one.
+        gc.collect()
+        gc.disable()
+        batcher = Batcher(self.spec.max_batch, self.spec.batch_deadline_ns)
+        self._port = port
+        self._worker = Worker(
+            self.spec.name,
+            epoch,
+            port,
+            self._backend,
+            self._library,
+            batcher,
+            node_name=f"{self.spec.name}@{socket.gethostname()}",
+        )
+        self._thread = threading.Thread(target=self._worker.run, name=f"serve-{self.spec.name}", daemon=True)
+        self._thread.start()
+
+    def detach(self) -> dict[str, Any]:
+        """End the test's thread if it still runs; returns how many samples it answered and why it ended."""
+        if self._worker is None or self._port is None or self._thread is None:
+            return {"samples": 0, "ended": None}
+        worker, port, thread = self._worker, self._port, self._thread
+        # The BYE is usually under way: give it a moment, then end the loop ourselves.
+        thread.join(timeout=0.5)
+        if thread.is_alive():
+            worker.stop()
+            port.wake()
+            thread.join(timeout=STOP_TIMEOUT_S)
+        if thread.is_alive():
+            raise WorkerError(f"worker {self.spec.name} is stuck in its engine and cannot take another test")
+        port.close()
+        gc.enable()
+        self._worker = self._port = self._thread = None
+        return {"samples": worker.samples, "ended": worker.ended}
+
+    def watch(self) -> None:
+        """Block until close(): a caller that waits on this hears at once when the process dies."""
+        self._quit.wait()
+
+    def close(self) -> None:
+        """Give the model back."""
+        self.detach()
+        self._quit.set()
+        if self._backend is not None:
+            self._backend.close()
+            self._backend = None
+
+
+def _versions() -> dict[str, str]:
+    """Versions of the libraries that decide what a worker computes, as far as they are loaded or installed."""
+    found = {}
+    for name in VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

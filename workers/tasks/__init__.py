@@ -1,0 +1,100 @@
+"""Benchmark tasks, one file each: data set, preprocessing, response bytes. No torch."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from workers.library import Library
+from workers.protocol import Responses
+
+# Seeds every task's warm-up samples, so that workers warm up alike; never zeros, which some engines compute faster.
+WARM_UP_SEED = 20210406
+
+_TASKS = {
+    "imagenet-photos": ("workers.tasks.imagenet_photos", "ImagenetPhotos"),
+    "null": ("workers.tasks.null", "NullTask"),
+    "tensor": ("workers.tasks.tensor", "TensorTask"),
+}
+
+
+class TaskError(Exception):
+    """A task's options or its data set are not usable; the text names the file or option, and the mend."""
+
+
+class Task(Protocol):
+    """What a benchmark's samples are, before and after the model."""
+
+    name: str
+
+    def prepare(self, cache: Path) -> Library:
+        """Preprocess once into a library below `cache`, open it afterwards. Untimed. TaskError names a bad file."""
+
+    def collate(self, samples: Sequence[memoryview], out: np.ndarray | None = None) -> np.ndarray:
+        """Sample bytes to one input array (n, ...), in the first n rows of `out` when that is given and fits."""
+
+    def respond(self, outputs: np.ndarray) -> Responses:
+        """Model outputs (n, ...) to response bytes, the same in performance and accuracy tests."""
+
+    def warm_up_samples(self, count: int) -> list[memoryview]:
+        """Seeded random samples of the true size, never zeros."""
+
+
+def open_task(name: str, options: dict[str, Any]) -> Task:
+    """The task `name` with its options checked; TaskError gives the nearest name when there is none."""
+    if name not in _TASKS:
+        raise TaskError(
+            f"there is no task {name!r}{nearest(name, _TASKS)}; tasks: {', '.join(sorted(_TASKS))}"
+        )
+    module, kind = _TASKS[name]
+    try:
+        task: Task = getattr(importlib.import_module(module), kind)(options)
+    except ImportError as error:
+        mend = f"pip install {_DISTRIBUTIONS.get(error.name or '', error.name or '?')}"
+        raise TaskError(
+            f"task {name!r} needs a Python package that is not installed ({error}); {mend}"
+        ) from None
+    return task
+
+
+_DISTRIBUTIONS = {"PIL": "pillow"}
+
+
+def nearest(word: str, known: Sequence[str] | dict[str, Any]) -> str:
+    """' (did you mean X?)' or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def check_options(task: str, options: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """`options` over `defaults`; TaskError for an unknown key, a wrong type, or one missing that has no default.
+
+    A default that is a type means: required, of this type.
+    """
+    for key in options:
+        if key not in defaults:
+            known = ", ".join(defaults)
+            raise TaskError(f"task {task!r} has no option {key!r}{nearest(key, defaults)}; options: {known}")
+    checked = {}
+    for key, default in defaults.items():
+        kind = default if isinstance(default, type) else type(default)
+        value = options.get(key)
+        if value is None:
+            if default is kind:
+                raise TaskError(f"task {task!r} needs the option {key!r} ({kind.__name__})")
+            value = default
+        if type(value) is not kind:
+            raise TaskError(f"task {task!r}: option {key!r} must be {kind.__name__}, not {value!r}")
+        checked[key] = value
+    return checked
+
+
+def random_samples(count: int, size: int) -> list[memoryview]:
+    """`count` seeded random samples of `size` bytes."""
+    data = np.random.default_rng(WARM_UP_SEED).integers(0, 256, (count, size), np.uint8)
+    return [memoryview(row) for row in data]  # type: ignore[arg-type]

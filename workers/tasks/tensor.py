@@ -1,0 +1,56 @@
+"""Synthetic float32 tensors of any shape, answered with the index of the largest output: exercises engines, needs no data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workers.library import Library, LibraryWriter, prepare_library
+from workers.protocol import Responses
+from workers.tasks import WARM_UP_SEED, TaskError, check_options
+
+
+class TensorTask:
+    """`count` standard normal tensors of `shape`."""
+
+    name = "tensor"
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        checked = check_options(self.name, options, {"count": 64, "shape": [16], "seed": 0})
+        self.count: int = checked["count"]
+        self.seed: int = checked["seed"]
+        if not all(type(n) is int and n > 0 for n in checked["shape"]) or self.count < 1 or self.seed < 0:
+            raise TaskError("task 'tensor': count and every number of shape must be positive, seed 0 or more")
+        self.shape: tuple[int, ...] = tuple(checked["shape"])
+
+    def prepare(self, cache: Path) -> Library:
+        """Write the tensors once."""
+        shape = "x".join(map(str, self.shape))
+        folder = cache / f"tensor-{self.count}x{shape}-{self.seed}"
+        return prepare_library(folder, self.name, self._build, {"label_dtype": "float32"})
+
+    def _build(self, writer: LibraryWriter) -> None:
+        rng = np.random.default_rng(self.seed)
+        for _ in range(self.count):
+            writer.add(rng.standard_normal(self.shape, np.float32))
+
+    def collate(self, samples: Sequence[memoryview], out: np.ndarray | None = None) -> np.ndarray:
+        """float32 (n, *shape)."""
+        rows = np.empty((len(samples), *self.shape), np.float32) if out is None else out[: len(samples)]
+        for row, sample in zip(rows, samples, strict=True):
+            row[...] = np.frombuffer(sample, np.float32).reshape(self.shape)
+        return rows
+
+    def respond(self, outputs: np.ndarray) -> Responses:
+        """The index of the largest output as float32."""
+        labels = outputs.reshape(len(outputs), -1).argmax(axis=1).astype("<f4")
+        return Responses(labels.view(np.uint8))
+
+    def warm_up_samples(self, count: int) -> list[memoryview]:
+        """Seeded standard normal tensors."""
+        rows = np.random.default_rng(WARM_UP_SEED).standard_normal((count, math.prod(self.shape)), np.float32)
+        return [memoryview(row.tobytes()) for row in rows]

@@ -1,0 +1,187 @@
+"""The worker's loop: receive, step, submit. It knows neither the scenario nor LoadGen nor Ray.
+
+A Worker lives for one test. The model and the library live in its WorkerHost (host.py) and outlive tests.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from workers.backends import Backend, Batch, Done
+from workers.batcher import Batcher, Taken
+from workers.library import Library
+from workers.protocol import (
+    Answer,
+    Buffer,
+    Kind,
+    ProtocolError,
+    control,
+    control_body,
+    decode_work,
+    encode_answer,
+    indices_body,
+    read_head,
+)
+
+# Even with nothing to do the loop looks up this often, so that stop() and a lost link are seen.
+IDLE_WAIT_NS = 200_000_000
+DRAIN_NS = 60_000_000_000
+
+
+class Port(Protocol):
+    """The worker's end of a link."""
+
+    def wait(self, timeout_ns: int, fd: int | None) -> None:
+        """Sleep until a message may be there, `fd` is readable, the link is lost, or the time is over."""
+
+    def recv(self) -> list[Buffer] | None:
+        """The next message, None if there is none."""
+
+    def send(self, parts: list[Buffer]) -> None:
+        """Send a message; never blocks."""
+
+    def lost(self) -> str | None:
+        """Why the link is gone, None while it holds."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+
+class Worker:
+    """Answers the samples of one test, epoch by epoch the same loop."""
+
+    def __init__(
+        self,
+        name: str,
+        epoch: int,
+        port: Port,
+        backend: Backend,
+        library: Library | None,
+        batcher: Batcher,
+        node_name: str = "",
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.name = name
+        self.node_name = node_name
+        self.epoch = epoch
+        self.samples = 0
+        self.ended: str | None = None  # why the loop ended; "bye" is the good end
+        self._port = port
+        self._backend = backend
+        self._library = library
+        self._batcher = batcher
+        self._clock = clock
+        self._running = True
+        self._welcome = False
+        self._in_engine = 0
+
+    @property
+    def welcome(self) -> bool:
+        """Whether the test has let this worker in."""
+        return self._welcome
+
+    def run(self) -> None:
+        """Serve until the test says BYE, the link is lost or the backend fails."""
+        self._port.send(control(Kind.HELLO, self.epoch, body=self.name.encode()))
+        try:
+            while self._running:
+                self._port.wait(self._idle_ns(), self._backend.fd())
+                self._receive()
+                self._step()
+                self._submit()
+        except Exception as error:
+            # Whatever it is, the test must hear it at once and by the worker's name, not by a silence.
+            self.ended = f"{type(error).__name__}: {error}"
+            self._port.send(control(Kind.FAIL, self.epoch, body=self.ended.encode()[:4000]))
+        else:
+            self._drain()
+
+    def _drain(self) -> None:
+        """Wait for what the engine still computes, so that nothing of this test is answered in the next."""
+        until = self._clock() + DRAIN_NS
+        while self._in_engine and self._clock() < until:
+            self._port.wait(min(max(self._backend.next_done_ns() - self._clock(), 0), 10_000_000), None)
+            self._in_engine -= len(self._backend.step())
+
+    def stop(self) -> None:
+        """Ask the loop to end; safe from any thread."""
+        self.ended = self.ended or "stopped"
+        self._running = False
+
+    def _idle_ns(self) -> int:
+        """How long there is nothing to do."""
+        now = self._clock()
+        due = min(self._batcher.due_ns(self._backend.free_at_ns(now)), self._backend.next_done_ns())
+        return min(max(due - now, 0), IDLE_WAIT_NS)
+
+    def _receive(self) -> None:
+        """Take every message that is there."""
+        while (parts := self._port.recv()) is not None:
+            head = read_head(parts[0])
+            if head.epoch != self.epoch:
+                continue  # a message of another test; nothing of it is ours
+            if head.kind is Kind.WORK:
+                self._batcher.add(decode_work(head, parts), self._clock())
+            else:
+                self._control(head.kind, head.number, parts)
+        if self._running and (reason := self._port.lost()):
+            self.ended = reason
+            self._running = False
+
+    def _control(self, kind: Kind, number: int, parts: list[Buffer]) -> None:
+        """Handle everything that is not work."""
+        if kind is Kind.WELCOME:
+            self._welcome = True
+        elif kind is Kind.PING:
+            body = np.array([self._clock()], "<i8").tobytes()
+            self._port.send(control(Kind.PONG, self.epoch, number, body))
+        elif kind is Kind.LOAD:
+            if self._library is not None:
+                self._library.load(indices_body(parts))
+            self._port.send(control(Kind.LOADED, self.epoch, number))
+        elif kind is Kind.UNLOAD:
+            if self._library is not None:
+                self._library.unload(indices_body(parts))
+            self._port.send(control(Kind.UNLOADED, self.epoch, number))
+        elif kind is Kind.NAME:
+            self._port.send(control(Kind.NAMED, self.epoch, number, self.node_name.encode()))
+        elif kind is Kind.BYE:
+            self.ended = "bye"
+            self._running = False
+        else:
+            raise ProtocolError(f"a worker cannot be sent {kind.name}: {len(control_body(parts))} bytes")
+
+    def _step(self) -> None:
+        """Answer what the engine has finished."""
+        for done in self._backend.step():
+            self._in_engine -= 1
+            self._answer(done)
+
+    def _submit(self) -> None:
+        """Give the engine its next batches, as late as it allows."""
+        now = self._clock()
+        while self._running and self._batcher.due_ns(self._backend.free_at_ns(now)) <= now:
+            taken = self._batcher.take()
+            samples = taken.samples
+            if not samples and self._backend.needs_samples:
+                if self._library is None:
+                    raise ProtocolError("indices were sent to a worker that has no sample library")
+                samples = self._library.samples(taken.indices)
+            self._in_engine += 1
+            self._backend.submit(Batch(taken.indices, samples, taken))
+            self._step()
+            now = self._clock()
+
+    def _answer(self, done: Done) -> None:
+        taken = done.batch.ticket
+        assert isinstance(taken, Taken)
+        n = len(taken.indices)
+        self.samples += n
+        answer = Answer(
+            taken.segments, done.started_ns, done.computed_ns, self._clock(), n, done.responses
+        )
+        self._port.send(encode_answer(self.epoch, answer))
