@@ -19,6 +19,7 @@ from workers.host import Ticket, WorkerSpec
 PLACE_TIMEOUT_S = 60.0
 KEY_TIMEOUT_S = 30.0
 DETACH_TIMEOUT_S = 75.0
+STOP_EVERY_S = 0.2
 # What must be equal in all workers; else they do not compute the same thing.
 SAME = ("model_hash", "library")
 # What should be equal; else a straggler has an explanation.
@@ -29,12 +30,15 @@ class ClusterError(Exception):
     """The cluster cannot run what the manifest asks; the text says what is missing and the mend."""
 
 
+class Interrupted(Exception):
+    """The run was told to stop while its workers were loading."""
+
+
 @dataclass(frozen=True)
 class Placement:
-    """Where workers go: `count` in all, or `per_node` on every node that has room."""
+    """Where workers go: `count` in all, or with strategy per_node that many on every node with room."""
 
-    count: int | None
-    per_node: int | None
+    count: int
     strategy: str  # spread | pack | per_node
     num_cpus: float
     num_gpus: float
@@ -96,16 +100,22 @@ class RayFleet:
         """Names of the workers that live, in order."""
         return [name for name in self._actors if name not in self._dead]
 
-    def load(self, on_ready: Callable[[dict[str, Any]], None]) -> None:
+    def load(
+        self,
+        on_ready: Callable[[dict[str, Any]], None],
+        stop: Callable[[], str | None] = lambda: None,
+    ) -> None:
         """Load and warm up all models; ClusterError names a worker that could not, or two that differ."""
         waiting = {actor.load.remote(): name for name, actor in self._actors.items()}
         facts = {}
         while waiting:
-            done, _ = ray.wait(list(waiting), num_returns=1)
-            name = waiting.pop(done[0])
-            facts[name] = self._get(done[0], name, "could not load its model")
-            facts[name]["node"] = facts[name]["host"]
-            on_ready(facts[name])
+            done, _ = ray.wait(list(waiting), num_returns=1, timeout=STOP_EVERY_S)
+            if reason := stop():
+                raise Interrupted(reason)
+            for ref in done:
+                name = waiting.pop(ref)
+                facts[name] = self._get(ref, name, "could not load its model")
+                on_ready(facts[name])
         self.facts = [facts[name] for name in self._actors]
         self._watches = {actor.watch.remote(): name for name, actor in self._actors.items()}
         self._refuse_unequal()
@@ -187,15 +197,14 @@ class RayFleet:
             self._actors[name] = WorkerActor.options(**options).remote(replace(spec, name=name))
 
     def _per_node(self, p: Placement) -> list[Any]:
-        per_node = p.per_node or 1
-        need = {"CPU": p.num_cpus * per_node, "GPU": p.num_gpus * per_node}
+        need = {"CPU": p.num_cpus * p.count, "GPU": p.num_gpus * p.count}
         fit = [n for n in nodes() if all(n["resources"].get(k, 0) >= v for k, v in need.items())]
         if not fit:
-            raise ClusterError(f"no node has room for {per_node} workers ({_need(p)}); the cluster has {_have()}")
-        return [NodeAffinitySchedulingStrategy(n["id"], soft=False) for n in fit for _ in range(per_node)]
+            raise ClusterError(f"no node has room for {p.count} workers ({_need(p)}); the cluster has {_have()}")
+        return [NodeAffinitySchedulingStrategy(n["id"], soft=False) for n in fit for _ in range(p.count)]
 
     def _grouped_places(self, p: Placement) -> list[Any]:
-        count = p.count or 1
+        count = p.count
         bundle = {k: v for k, v in (("CPU", p.num_cpus), ("GPU", p.num_gpus)) if v}
         if not bundle:
             return ["SPREAD"] * count

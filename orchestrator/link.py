@@ -13,6 +13,8 @@ from zmq.utils.monitor import parse_monitor_message
 from workers.port import NO_COPY_BYTES, harden
 from workers.protocol import Buffer
 
+ZAP_DOMAIN = "loadgrid"
+
 
 class LinkDown(Exception):
     """A message could not be handed to a worker's link: the worker is lost."""
@@ -57,10 +59,10 @@ class _KnownKeys:
     """The allow-list of the ZAP handler: CURVE alone authenticates nobody."""
 
     def __init__(self, peers: list[Peer]) -> None:
-        self._keys = {zmq.utils.z85.decode(p.public_key) for p in peers}
+        self._keys = {p.public_key.encode() for p in peers}
 
     def callback(self, _domain: str, key: bytes) -> bool:
-        """Whether this public key may connect."""
+        """Whether this public key, as Z85 text, may connect."""
         return key in self._keys
 
 
@@ -104,12 +106,12 @@ class RouterLink:
     def _secure(self) -> None:
         self._auth = ThreadAuthenticator(self._context)
         self._auth.start()
-        self._auth.configure_curve_callback("*", credentials_provider=_KnownKeys(self._peers))
+        self._auth.configure_curve_callback(ZAP_DOMAIN, credentials_provider=_KnownKeys(self._peers))
         public, secret = zmq.curve_keypair()
         self._socket.curve_server = True
         self._socket.curve_secretkey = secret
         self._socket.curve_publickey = public
-        self._socket.setsockopt_string(zmq.ZAP_DOMAIN, "loadgrid")
+        self._socket.setsockopt_string(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
         self.server_key = public.decode()
 
     def _bind(self, address: str, ports: tuple[int, int] | None) -> str:

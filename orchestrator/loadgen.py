@@ -44,7 +44,9 @@ def import_loadgen(path: Path | None) -> ModuleType:
         try:
             return importlib.import_module("mlperf_loadgen")
         except ImportError as error:
-            raise LoadGenError(f"mlperf_loadgen cannot be imported ({error}); pip install mlcommons-loadgen") from None
+            raise LoadGenError(
+                f"mlperf_loadgen cannot be imported ({error}); pip install mlcommons-loadgen"
+            ) from None
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
         file = path / f"mlperf_loadgen{suffix}"
         if not file.is_file():
@@ -242,7 +244,9 @@ class LoadGen:
         flush: Callable[[], None] = lambda: None  # noqa: E731 - nothing is held back that a flush could release
         if callbacks.name is not None:
             if not hasattr(m, "ConstructQDL"):
-                raise LoadGenError("this LoadGen has no ConstructQDL: the Network division needs 2.1 or later")
+                raise LoadGenError(
+                    "this LoadGen has no ConstructQDL: the Network division needs 2.1 or later"
+                )
 
             def issue(samples: list[Any]) -> None:
                 callbacks.issue([s.id for s in samples], [s.index for s in samples])

@@ -1,4 +1,4 @@
-"""YAML -> frozen Manifest: the only reader of manifests. Whatever the bytes are, the outcome is a Manifest or a ManifestError."""
+"""YAML -> frozen Manifest, the only reader of manifests: any bytes give a Manifest or a ManifestError."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orchestrator.manifest_fields import Manifest
 from orchestrator.manifest_meaning import Problem, meaning_problems, problem_of, schema
 from orchestrator.rules import RulesError, load_round
 
-__all__ = ["Manifest", "ManifestError", "load_manifest", "manifest_schema", "parse_manifest"]
+__all__ = ["Manifest", "ManifestError", "error_at", "load_manifest", "manifest_schema", "parse_manifest"]
 
 # A manifest of people fits many times over; what does not fit is an attack or a mistake.
 MAX_BYTES = 128 * 1024
@@ -29,11 +29,13 @@ _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": Fals
 _INT = re.compile(r"[-+]?[0-9]{1,40}|0x[0-9a-fA-F]{1,32}|0o[0-7]{1,40}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_A_NUMBER = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq")} | {"!"}
+_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq")} | {
+    "!"
+}
 
 
 class ManifestError(Exception):
-    """What is wrong with a manifest: file, line (None if unknown), dotted field ("" for the whole) and message."""
+    """What is wrong with a manifest: file, line (None: unknown), dotted field ("": the whole), message."""
 
     def __init__(self, file: str, line: int | None, field: str, message: str) -> None:
         self.file, self.line, self.field, self.message = file, line, field, message
@@ -42,14 +44,14 @@ class ManifestError(Exception):
 
 
 class _BadYaml(Exception):
-    def __init__(self, message: str, line: int | None) -> None:
+    def __init__(self, message: str, line: int | None, field: str = "") -> None:
         super().__init__(message)
-        self.message, self.line = message, line
+        self.message, self.line, self.field = message, line, field
 
 
 @dataclass(slots=True)
 class _Node:
-    """A value of the file: plain data (of nodes), its line, and how many nodes it has with every alias written out."""
+    """A value of the file: data (of nodes), its line, its count of nodes with every alias written out."""
 
     value: Any
     line: int
@@ -64,6 +66,7 @@ class _Open:
     node: _Node
     anchor: str | None
     key: str | None = None
+    key_line: int = 0
 
 
 def load_manifest(path: str | Path) -> Manifest:
@@ -83,15 +86,17 @@ def load_manifest(path: str | Path) -> Manifest:
 
 
 def parse_manifest(raw: bytes, path: str | Path = "manifest.yaml") -> Manifest:
-    """The manifest in `raw`; `path` is what messages call it, and its folder is where relative paths start."""
+    """The manifest in `raw`; messages call it `path`, in whose folder its relative paths start."""
     path = Path(path)
     try:
         root = _read(raw)
+        lines = dict(_lines(root))
     except _BadYaml as error:
-        raise ManifestError(str(path), error.line, "", error.message) from None
+        raise ManifestError(str(path), error.line, error.field, error.message) from None
     if not isinstance(root.value, dict):
-        raise ManifestError(str(path), root.line, "", "must be a mapping of fields, such as `benchmark: resnet`")
-    lines = dict(_lines(root))
+        raise ManifestError(
+            str(path), root.line, "", "must be a mapping of fields, such as `benchmark: resnet`"
+        )
     data = _plain(root)
     data.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-")[:100] or "manifest")
     try:
@@ -116,16 +121,22 @@ def manifest_schema() -> dict[str, Any]:
     return schema()
 
 
+def error_at(manifest: Manifest, field: str, message: str) -> ManifestError:
+    """The error for what shows only later (a missing data set, say), at the field's line."""
+    return _first([Problem(field, message)], manifest.lines, manifest.path)
+
+
 def _first(problems: list[Problem], lines: dict[str, int], path: Path) -> ManifestError:
-    """The problem that stands first in the file; a field that is missing stands where its section does."""
+    """The problem that stands first in the file; what is missing comes last, at the line of its section."""
 
     def line_of(field: str) -> int | None:
         while field and field not in lines:
             field = re.sub(r"(\.[^.\[]*|\[\d+\]|^[^.\[]*)$", "", field)
         return lines.get(field)
 
-    placed = [(line_of(problem.field), problem) for problem in problems]
-    line, problem = min(placed, key=lambda pair: pair[0] or 0)
+    # A misspelt field is also a missing one: the misspelling is what helps.
+    placed = [(problem.message == "is missing", line_of(problem.field), problem) for problem in problems]
+    _, line, problem = min(placed, key=lambda each: (each[0], each[1] or 0))
     return ManifestError(str(path), line, problem.field, problem.message)
 
 
@@ -144,7 +155,9 @@ def _read(raw: bytes) -> _Node:
         problem = error.problem or error.context or "unreadable"
         raise _BadYaml(f"is not YAML: {problem}", mark.line + 1 if mark else None) from None
     except yaml.reader.ReaderError as error:
-        raise _BadYaml("holds a character that YAML does not allow", text[: error.position].count("\n") + 1) from None
+        raise _BadYaml(
+            "holds a character that YAML does not allow", text[: error.position].count("\n") + 1
+        ) from None
     except (yaml.YAMLError, ValueError, OverflowError, IndexError, RecursionError) as error:
         raise _BadYaml(f"is not YAML: {type(error).__name__}", None) from None
 
@@ -179,13 +192,13 @@ def _build(events: Iterator[Any]) -> _Node:
             if done.anchor:
                 anchors[done.anchor] = done.node
             root = _place(done.node, stack, done.node.line) or root
-    if root is None or (root.value is None and root.line == 1 and root.size == 1):
+    if root is None or root.value is None:
         raise _BadYaml("is empty; a manifest needs at least round, suite, division, benchmark", None)
     return root
 
 
-def _aliased(anchors: dict[str, _Node | None], anchor: str, line: int) -> _Node:
-    node = anchors.get(anchor)
+def _aliased(anchors: dict[str, _Node | None], anchor: str | None, line: int) -> _Node:
+    node = anchors.get(anchor or "")
     if node is None:
         reason = "refers to itself" if anchor in anchors else "is not defined above"
         raise _BadYaml(f"alias *{anchor} {reason}", line)
@@ -206,8 +219,9 @@ def _place(node: _Node, stack: list[_Open], line: int) -> _Node | None:
     if isinstance(parent.node.value, list):
         parent.node.value.append(node)
     elif parent.key is None:
-        parent.key = _key(node, parent.node.value, line)
+        parent.key, parent.key_line = _key(node, parent.node.value, line), line
     else:
+        node.line = parent.key_line
         parent.node.value[parent.key] = node
         parent.key = None
     return None
@@ -219,7 +233,9 @@ def _key(node: _Node, mapping: dict[str, _Node], line: int) -> str:
         shown = repr(key) if isinstance(key, (bool, int, float)) or key is None else "this one"
         raise _BadYaml(f"a key must be a short text, {shown} is not; put it in quotes", line)
     if key in mapping:
-        raise _BadYaml(f'key "{key}" stands here a second time; the first is in line {mapping[key].line}', line)
+        raise _BadYaml(
+            f'key "{key}" stands here a second time; the first is in line {mapping[key].line}', line
+        )
     return key
 
 
@@ -229,7 +245,7 @@ def _check_tag(tag: str | None, line: int) -> None:
 
 
 def _scalar(event: Any, line: int) -> Any:
-    """The value of a plain or quoted scalar by YAML 1.2's core words; nan and inf are refused."""
+    """The value of a plain or quoted scalar by YAML 1.2's core words."""
     _check_tag(event.tag, line)
     text: str = event.value
     try:
@@ -245,12 +261,9 @@ def _scalar(event: Any, line: int) -> Any:
     if _INT.fullmatch(text):
         return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
     if _NOT_A_NUMBER.fullmatch(text):
-        raise _BadYaml(f"{text} is not a number to reckon with", line)
+        return math.nan
     if len(text) <= 100 and _FLOAT.fullmatch(text):
-        number = float(text)
-        if not math.isfinite(number):
-            raise _BadYaml(f"{text} is too large for a number", line)
-        return number
+        return float(text)
     return text
 
 
@@ -263,7 +276,9 @@ def _plain(node: _Node) -> Any:
 
 
 def _lines(node: _Node, field: str = "") -> Iterator[tuple[str, int]]:
-    """Dotted field -> line, the whole under ""."""
+    """Dotted field -> line, the whole under ""; refuses numbers that are none, wherever they stand."""
+    if isinstance(node.value, float) and not math.isfinite(node.value):
+        raise _BadYaml("must be a finite number (not nan, not infinite)", node.line, field)
     yield field, node.line
     if isinstance(node.value, dict):
         for key, value in node.value.items():

@@ -1,4 +1,4 @@
-"""The fields of a manifest, each with its type, bounds, unit and meaning: also the text of the editors' JSON schema."""
+"""The fields of a manifest: type, bounds, unit and meaning, which are also the editors' JSON schema."""
 
 from __future__ import annotations
 
@@ -40,32 +40,43 @@ class Section(BaseModel):
 class EveryScenarioWords(Section):
     """The words of LoadGen's user.conf that hold for every scenario. Left out: the round's value."""
 
-    min_duration: Milliseconds | None = Field(None, description="Shortest duration of a test, ms (rules: 600000).")
-    max_duration: Milliseconds | None = Field(None, description="LoadGen stops issuing after this, ms. 0: no bound.")
-    min_query_count: QueryCount | None = Field(
-        None, description="Fewest queries of a test; in Offline the fewest samples of its one query."
+    min_duration: Milliseconds | None = Field(
+        default=None, description="Shortest duration of a test, ms (rules: 600000)."
     )
-    max_query_count: SampleCount | None = Field(None, description="LoadGen stops issuing after this. 0: no bound.")
+    max_duration: Milliseconds | None = Field(
+        default=None, description="LoadGen stops issuing after this, ms. 0: no bound."
+    )
+    min_query_count: QueryCount | None = Field(
+        default=None, description="Fewest queries of a test; in Offline the fewest samples of its one query."
+    )
+    max_query_count: SampleCount | None = Field(
+        default=None, description="LoadGen stops issuing after this. 0: no bound."
+    )
     performance_sample_count_override: SampleCount | None = Field(
-        None, description="Samples that a performance test draws from. 0: all that the library holds."
+        default=None, description="Samples that a performance test draws from. 0: all that the library holds."
     )
     accuracy_sample_count_override: SampleCount | None = Field(
-        None, description="Samples that an accuracy test asks for. 0: all that the library holds."
+        default=None, description="Samples that an accuracy test asks for. 0: all that the library holds."
     )
     sample_concatenate_permutation: Switch | None = Field(
-        None, description="1: every sample equally often (equal issue mode). 0: drawn at random."
+        default=None, description="1: every sample equally often (equal issue mode). 0: drawn at random."
     )
-    print_timestamps: Switch | None = Field(None, description="1: LoadGen logs more time stamps.")
-    performance_issue_unique: Switch | None = Field(None, description="1: every query a different sample (audits).")
-    performance_issue_same: Switch | None = Field(None, description="1: every query the same sample (audits).")
+    print_timestamps: Switch | None = Field(default=None, description="1: LoadGen logs more time stamps.")
+    performance_issue_unique: Switch | None = Field(
+        default=None, description="1: every query a different sample (audits)."
+    )
+    performance_issue_same: Switch | None = Field(
+        default=None, description="1: every query the same sample (audits)."
+    )
     performance_issue_same_index: SampleCount | None = Field(
-        None, description="Which sample performance_issue_same repeats (audits)."
+        default=None, description="Which sample performance_issue_same repeats (audits)."
     )
     accuracy_log_rng_seed: Seed | None = Field(
-        None, description="Seed by which a performance test picks the samples whose answers it logs (audits)."
+        default=None,
+        description="Seed by which a performance test picks the samples whose answers it logs (audits).",
     )
     accuracy_log_sampling_target: SampleCount | None = Field(
-        None, description="About how many answers a performance test logs (audits). 0: none."
+        default=None, description="About how many answers a performance test logs (audits). 0: none."
     )
 
 
@@ -73,61 +84,96 @@ class SingleStreamWords(EveryScenarioWords):
     """user.conf words of SingleStream."""
 
     target_latency: float | None = Field(
-        None, gt=0, le=HOUR_MS, description="Expected latency of a query, ms: a hint. A system twice as fast ends early."
+        default=None,
+        gt=0,
+        le=HOUR_MS,
+        description="Expected latency of a query, ms: a hint. A system twice as fast ends early.",
     )
-    target_latency_percentile: Percentile | None = Field(None, description="Percentile reported, percent (rules: 90).")
+    target_latency_percentile: Percentile | None = Field(
+        default=None, description="Percentile reported, percent (rules: 90)."
+    )
 
 
 class MultiStreamWords(EveryScenarioWords):
     """user.conf words of MultiStream."""
 
     target_latency: float | None = Field(
-        None, gt=0, le=HOUR_MS, description="Expected latency of a query, ms: a hint. A system twice as fast ends early."
+        default=None,
+        gt=0,
+        le=HOUR_MS,
+        description="Expected latency of a query, ms: a hint. A system twice as fast ends early.",
     )
-    target_latency_percentile: Percentile | None = Field(None, description="Percentile reported, percent (rules: 99).")
-    samples_per_query: int | None = Field(None, ge=1, le=10**6, description="Samples in a query (rules: 8; v1.0: yours).")
-    target_qps: Qps | None = Field(None, description="Rounds v1.0 and v1.1 only: queries a second, a fixed interval.")
+    target_latency_percentile: Percentile | None = Field(
+        default=None, description="Percentile reported, percent (rules: 99)."
+    )
+    samples_per_query: int | None = Field(
+        default=None, ge=1, le=10**6, description="Samples in a query (rules: 8; v1.0: yours)."
+    )
+    target_qps: Qps | None = Field(
+        default=None, description="Rounds v1.0 and v1.1 only: queries a second, a fixed interval."
+    )
     max_async_queries: int | None = Field(
-        None, ge=1, le=10**6, description="Rounds v1.0 and v1.1 only: queries that may be open at a time (rules: 1)."
+        default=None,
+        ge=1,
+        le=10**6,
+        description="Rounds v1.0 and v1.1 only: queries that may be open at a time (rules: 1).",
     )
 
 
 class ServerWords(EveryScenarioWords):
     """user.conf words of Server."""
 
-    target_qps: Qps | None = Field(None, description="Queries a second that LoadGen offers (Poisson).")
+    target_qps: Qps | None = Field(
+        default=None, description="Queries a second that LoadGen offers (Poisson)."
+    )
     target_latency: int | None = Field(
-        None, ge=1, le=3600 * 1000, description="Latency limit, whole ms (LoadGen drops a fraction)."
+        default=None, ge=1, le=3600 * 1000, description="Latency limit, whole ms (LoadGen drops a fraction)."
     )
     target_latency_percentile: Percentile | None = Field(
-        None, description="Share of queries that must meet the limit, percent (rules: 99)."
+        default=None, description="Share of queries that must meet the limit, percent (rules: 99)."
     )
     coalesce_queries: Switch | None = Field(
-        None, description="1: LoadGen hands over all overdue queries in one call. Default 1; 0 in division network."
+        default=None,
+        description="1: LoadGen hands all overdue queries over at once. Default: 1, in division network 0.",
     )
     max_async_queries: int | None = Field(
-        None, ge=0, le=10**9, description="LoadGen ends the test when more queries are open. 0: no bound."
+        default=None,
+        ge=0,
+        le=10**9,
+        description="LoadGen ends the test when more queries are open. 0: no bound.",
     )
 
 
 class OfflineWords(EveryScenarioWords):
     """user.conf words of Offline."""
 
-    target_qps: Qps | None = Field(None, description="Expected samples a second: sets the size of the one query.")
+    target_qps: Qps | None = Field(
+        default=None, description="Expected samples a second: sets the size of the one query."
+    )
 
 
 class LoadgenSection(EveryScenarioWords):
     """LoadGen itself, and words of its user.conf: here for every scenario, below for one."""
 
     path: PathText | None = Field(
-        None,
-        description="Folder with the mlperf_loadgen module built from the round's own tag. Default: the installed one.",
+        default=None,
+        description="Folder of an mlperf_loadgen module built from the round's tag. Default: the installed.",
     )
-    qsl_rng_seed: Seed | None = Field(None, description="Seed of the sample set. Default: the round's.")
-    sample_index_rng_seed: Seed | None = Field(None, description="Seed of the order of samples. Default: the round's.")
-    schedule_rng_seed: Seed | None = Field(None, description="Seed of Server's arrival times. Default: the round's.")
-    SingleStream: SingleStreamWords = Field(default_factory=SingleStreamWords, description="Words for SingleStream.")
-    MultiStream: MultiStreamWords = Field(default_factory=MultiStreamWords, description="Words for MultiStream.")
+    qsl_rng_seed: Seed | None = Field(
+        default=None, description="Seed of the sample set. Default: the round's."
+    )
+    sample_index_rng_seed: Seed | None = Field(
+        default=None, description="Seed of the order of samples. Default: the round's."
+    )
+    schedule_rng_seed: Seed | None = Field(
+        default=None, description="Seed of Server's arrival times. Default: the round's."
+    )
+    SingleStream: SingleStreamWords = Field(
+        default_factory=SingleStreamWords, description="Words for SingleStream."
+    )
+    MultiStream: MultiStreamWords = Field(
+        default_factory=MultiStreamWords, description="Words for MultiStream."
+    )
     Server: ServerWords = Field(default_factory=ServerWords, description="Words for Server.")
     Offline: OfflineWords = Field(default_factory=OfflineWords, description="Words for Offline.")
 
@@ -139,9 +185,10 @@ class TaskSection(Section):
 
     name: Name = Field(description="The task, a file of workers/tasks.")
     path: PathText | None = Field(
-        None, description="Folder or file of the data set; relative to the manifest, or package:NAME/FOLDER."
+        default=None,
+        description="Folder or file of the data set; relative to the manifest, or package:NAME/FOLDER.",
     )
-    sha256: Sha256 | None = Field(None, description="Hash that the prepared data set must have.")
+    sha256: Sha256 | None = Field(default=None, description="Hash that the prepared data set must have.")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -153,13 +200,22 @@ class EchoBackend(Section):
     """No model: answers at once or after a simulated service time."""
 
     engine: Literal["echo"] = Field(description="echo: answers without computing.")
-    service_time_us: float = Field(0.0, ge=0, le=6e7, description="Simulated service time, us. 0: at once.")
-    service_time_distribution: Literal["fixed", "exponential"] = Field(
-        "fixed", description="fixed: always service_time_us; exponential: that on average, seeded."
+    service_time_us: float = Field(
+        default=0.0, ge=0, le=6e7, description="Simulated service time of a batch, us. 0: at once."
     )
-    service_time_per: Literal["batch", "sample"] = Field("batch", description="What takes one service time.")
-    response_bytes: int = Field(4, ge=4, le=2**30, description="Bytes of an answer; the first 4 are the index.")
-    seed: Seed = Field(0, description="Seed of the random service times.")
+    service_time_per_sample_us: float = Field(
+        default=0.0,
+        ge=0,
+        le=6e7,
+        description="Simulated service time of each sample of a batch, in addition, us.",
+    )
+    service_time_distribution: Literal["fixed", "exponential"] = Field(
+        default="fixed", description="fixed: always the service time; exponential: that on average, seeded."
+    )
+    response_bytes: int = Field(
+        default=4, ge=0, le=2**30, description="Bytes of an answer; the first 4 are the index."
+    )
+    seed: Seed = Field(default=0, description="Seed of the random service times.")
 
 
 class TorchBackend(Section):
@@ -168,29 +224,48 @@ class TorchBackend(Section):
     engine: Literal["torch"] = Field(description="torch: a PyTorch module on CPU or CUDA.")
     model: Name = Field(description="The architecture, a file of workers/models.")
     weights: PathText | None = Field(
-        None, description="File with the weights; relative to the manifest, or package:NAME/FILE. null: seeded weights."
+        default=None,
+        description="File of weights; relative to the manifest, or package:NAME/FILE. null: seeded weights.",
     )
-    weights_sha256: Sha256 | None = Field(None, description="Hash that the weights file must have.")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where the worker has a GPU.")
-    precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="Number format of the computation.")
-    channels_last: bool = Field(False, description="Lay images out channels last.")
-    cuda_graphs: bool = Field(True, description="Capture a CUDA graph for every batch size in use (CUDA only).")
-    compile: bool = Field(False, description="torch.compile the module, before the clock starts.")
-    threads: int | None = Field(None, ge=1, le=4096, description="CPU threads of a worker. null: its share.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Options of the model.")
+    weights_sha256: Sha256 | None = Field(default=None, description="Hash that the weights file must have.")
+    precision: Literal["fp32", "fp16", "bf16"] = Field(
+        default="fp32", description="Number format of the computation."
+    )
+    channels_last: bool = Field(default=False, description="Lay images out channels last.")
+    cuda_graphs: bool = Field(
+        default=True, description="Capture a CUDA graph for every batch size in use (CUDA only)."
+    )
+    compile: bool = Field(default=False, description="torch.compile the module, before the clock starts.")
+    threads: int | None = Field(
+        default=None, ge=1, le=4096, description="CPU threads of a worker. null: its share."
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Options of the model, which checks them."
+    )
 
 
 class WorkersSection(Section):
     """The workers and where they run."""
 
-    where: Literal["ray", "local"] = Field("ray", description="ray: actors of a cluster; local: in the test process.")
-    count: int = Field(1, ge=1, le=4096, description="Workers in all; with placement per_node, workers on every node.")
-    placement: Literal["spread", "pack", "per_node"] = Field("spread", description="How they lie over the nodes.")
-    num_cpus: float = Field(1, ge=0, le=4096, description="CPUs that Ray reserves for a worker.")
-    num_gpus: float = Field(0, ge=0, le=64, description="GPUs that Ray reserves for a worker; above 1 whole numbers.")
-    max_batch: int = Field(8, ge=1, le=65536, description="Most samples in a batch.")
+    where: Literal["ray", "local"] = Field(
+        default="ray", description="ray: actors of a cluster; local: in the test process."
+    )
+    count: int = Field(
+        default=1,
+        ge=1,
+        le=4096,
+        description="Workers in all; with placement per_node, workers on every node.",
+    )
+    placement: Literal["spread", "pack", "per_node"] = Field(
+        default="spread", description="How they lie over the nodes."
+    )
+    num_cpus: float = Field(default=1, ge=0, le=4096, description="CPUs that Ray reserves for a worker.")
+    num_gpus: float = Field(
+        default=0, ge=0, le=64, description="GPUs that Ray reserves for a worker; above 1 whole numbers."
+    )
+    max_batch: int = Field(default=8, ge=1, le=65536, description="Most samples in a batch.")
     batch_deadline_ms: float = Field(
-        0.0, ge=0, le=60000, description="How long a sample may wait for company, ms. 0: not at all."
+        default=0.0, ge=0, le=60000, description="How long a sample may wait for company, ms. 0: not at all."
     )
 
 
@@ -198,22 +273,28 @@ class DispatchSection(Section):
     """How samples travel from LoadGen to the workers."""
 
     payload: Literal["index", "value"] = Field(
-        "index", description="index: workers read the sample from their host's memory; value: its bytes travel."
+        default="index",
+        description="index: workers read the sample from their host's memory; value: its bytes travel.",
     )
-    security: Literal["curve", "none"] = Field("curve", description="curve: keys per test; none: a trusted network.")
+    security: Literal["curve", "none"] = Field(
+        default="curve", description="curve: keys per test; none: a trusted network."
+    )
     listen: Annotated[str, Field(pattern=r"^[A-Za-z0-9.:%_-]+$", max_length=253)] | None = Field(
-        None, description="Address to listen on. null: the one by which Ray knows the node."
+        default=None, description="Address to listen on. null: the one by which Ray knows the node."
     )
     ports: Annotated[tuple[int, int], Field(strict=False)] | None = Field(
-        None, description="[lowest, highest] port to listen on. null: any free one."
+        default=None, description="[lowest, highest] port to listen on. null: any free one."
     )
     on_loss: Literal["fail", "reissue"] | None = Field(
-        None, description="When a worker is lost: end the test, or give its samples to others. null: reissue in open, else fail."
+        default=None,
+        description="A lost worker: fail ends the test, reissue goes on. null: reissue in open, else fail.",
     )
     index_approval: Annotated[str, Field(min_length=3, max_length=1000)] | None = Field(
-        None, description="Who approved payload index to other hosts in the closed division."
+        default=None, description="Who approved payload index to other hosts in the closed division."
     )
-    io_threads: int | None = Field(None, ge=1, le=64, description="ZeroMQ threads of the test process. null: by payload.")
+    io_threads: int | None = Field(
+        default=None, ge=1, le=64, description="ZeroMQ threads of the test process. null: by payload."
+    )
 
 
 class Manifest(Section):
@@ -227,19 +308,26 @@ class Manifest(Section):
     scenarios: Annotated[tuple[Scenario, ...], Field(strict=False, min_length=1)] = Field(
         description="Scenarios to run, in this order."
     )
-    runs: Annotated[tuple[Literal["performance", "accuracy"], ...], Field(strict=False, min_length=1)] = Field(
-        ("performance", "accuracy"), description="Tests of each scenario, in this order."
+    runs: Annotated[tuple[Literal["performance", "accuracy"], ...], Field(strict=False, min_length=1)] = (
+        Field(default=("performance", "accuracy"), description="Tests of each scenario, in this order.")
     )
     accuracy_target: float | None = Field(
-        None, ge=0, le=1e6, description="Open division only: accuracy to reach, in the round's unit. Default: the round's."
+        default=None,
+        ge=0,
+        le=1e6,
+        description="Open division only: accuracy to reach, in the round's unit. Default: the round's.",
     )
     task: TaskSection = Field(description="Data set, preprocessing and response.")
     backend: Annotated[EchoBackend | TorchBackend, Field(discriminator="engine")] = Field(
         description="What computes the answers."
     )
-    workers: WorkersSection = Field(default_factory=WorkersSection, description="The workers and where they run.")
+    workers: WorkersSection = Field(
+        default_factory=WorkersSection, description="How many workers, and where they run."
+    )
     dispatch: DispatchSection = Field(default_factory=DispatchSection, description="How samples travel.")
-    loadgen: LoadgenSection = Field(default_factory=LoadgenSection, description="LoadGen and words of its user.conf.")
+    loadgen: LoadgenSection = Field(
+        default_factory=LoadgenSection, description="LoadGen and words of its user.conf."
+    )
 
     _path: Path = PrivateAttr(default=Path("manifest.yaml"))
     _raw: bytes = PrivateAttr(default=b"")
@@ -277,8 +365,9 @@ class Manifest(Section):
         return {**self.task.options, **path}
 
     def backend_options(self) -> dict[str, Any]:
-        """The options for `open_backend`: every field of the engine, the weights' path resolved."""
-        options = self.backend.model_dump()
+        """The options for `open_backend`: the engine's fields and the model's options, weights resolved."""
+        fields = self.backend.model_dump()
+        options = {**fields.pop("options", {}), **fields}
         if options.get("weights") is not None:
             options["weights"] = self.resolve(options["weights"])
         return options
@@ -288,7 +377,7 @@ class Manifest(Section):
         return None if self.loadgen.path is None else self.resolve(self.loadgen.path)
 
     def conf_words(self, scenario: str) -> dict[str, int | float]:
-        """The user.conf words that the manifest sets for a scenario; its own beat those for every scenario."""
+        """The user.conf words set for a scenario; its own beat those for every scenario."""
         wide = self.loadgen.model_dump(include=set(EveryScenarioWords.model_fields), exclude_none=True)
         own: Section = getattr(self.loadgen, scenario)
         return {**wide, **own.model_dump(exclude_none=True)}

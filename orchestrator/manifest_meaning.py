@@ -1,4 +1,4 @@
-"""What is wrong with a manifest, in words: pydantic's findings translated, and what only several fields together show."""
+"""What is wrong with a manifest, in words: pydantic's findings, and what only several fields show."""
 
 from __future__ import annotations
 
@@ -75,6 +75,8 @@ def problem_of(detail: dict[str, Any], data: dict[str, Any]) -> Problem:
         bound = next(iter(context.values()))
         words = {"greater_than": "above", "greater_than_equal": "at least", "less_than": "below"}
         return Problem(field, f"must be {words.get(kind, 'at most')} {bound:.12g}, not {shown}")
+    if kind in ("too_short", "string_too_short") and not detail["input"]:
+        return Problem(field, "must not be empty")
     if kind == "string_pattern_mismatch":
         return Problem(field, f"{shown} does not match {context['pattern']}")
     return Problem(field, f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, not {shown}")
@@ -102,7 +104,11 @@ def _shown(value: object) -> str:
 
 
 def _choices(expected: str) -> list[str]:
-    return expected.replace(" or ", ", ").replace("'", "").split(", ") if "'" in expected else expected.split(" or ")
+    return (
+        expected.replace(" or ", ", ").replace("'", "").split(", ")
+        if "'" in expected
+        else expected.split(" or ")
+    )
 
 
 def _not_in(value: object, shown: str, choices: list[str]) -> str:
@@ -121,14 +127,19 @@ def _unknown_key(loc: tuple[str | int, ...], data: dict[str, Any]) -> str:
     if section[:1] == ("loadgen",):
         owners = [name for name, model in WORDS.items() if key in model.model_fields]
         if owners and len(section) == 1:
-            return f"is not a word for every scenario; write it under loadgen.{owners[0]}"
+            places = " or ".join(f"loadgen.{owner}" for owner in owners)
+            return f"is not a word for every scenario; write it under {places}"
         if owners:
             return f"is not a word of {section[1]}; it is one of {', '.join(owners)}"
         if key in SEED_WORDS:
             return "is one for all scenarios; write it under loadgen"
     known = _fields_at(section, data)
     close = nearest(key, known)
-    return f'is not a known key; did you mean "{close}"?' if close else f"is not a known key; known: {', '.join(known)}"
+    return (
+        f'is not a known key; did you mean "{close}"?'
+        if close
+        else f"is not a known key; known: {', '.join(known)}"
+    )
 
 
 def _fields_at(section: tuple[str | int, ...], data: dict[str, Any]) -> list[str]:
@@ -165,33 +176,46 @@ def meaning_problems(manifest: Manifest, found: Round) -> Iterator[Problem]:
                 yield Problem(f"{field}[{position}]", f'"{name}" stands here a second time')
     for position, scenario in enumerate(manifest.scenarios):
         if scenario not in found.scenarios:
-            yield Problem(f"scenarios[{position}]", not_one_of(f"round {found.name}: scenario", scenario, found.scenarios))
+            yield Problem(
+                f"scenarios[{position}]",
+                not_one_of(f"round {found.name}: scenario", scenario, found.scenarios),
+            )
     yield from _workers_problems(manifest)
-    yield from _dispatch_problems(manifest)
+    yield from _other_problems(manifest)
     yield from _loadgen_problems(manifest.loadgen, found)
 
 
 def _workers_problems(manifest: Manifest) -> Iterator[Problem]:
     workers = manifest.workers
     if workers.num_gpus > 1 and workers.num_gpus != int(workers.num_gpus):
-        yield Problem("workers.num_gpus", f"must be whole above 1 (Ray cannot give {workers.num_gpus:g} GPUs)")
+        yield Problem(
+            "workers.num_gpus", f"must be whole above 1 (Ray cannot give {workers.num_gpus:g} GPUs)"
+        )
     if workers.where == "local":
         for key in ("placement", "num_cpus", "num_gpus"):
             if key in workers.model_fields_set:
                 yield Problem(f"workers.{key}", "does nothing for workers in the test process (where: local)")
         for key in ("listen", "ports", "io_threads"):
             if getattr(manifest.dispatch, key) is not None:
-                yield Problem(f"dispatch.{key}", "does nothing for workers in the test process (where: local)")
+                yield Problem(
+                    f"dispatch.{key}", "does nothing for workers in the test process (where: local)"
+                )
 
 
-def _dispatch_problems(manifest: Manifest) -> Iterator[Problem]:
+def _other_problems(manifest: Manifest) -> Iterator[Problem]:
     dispatch = manifest.dispatch
     if dispatch.ports is not None:
         low, high = dispatch.ports
         if not 1024 <= low <= high <= 65535:
-            yield Problem("dispatch.ports", f"must be [lowest, highest] within 1024 and 65535, not [{low}, {high}]")
+            yield Problem(
+                "dispatch.ports", f"must be [lowest, highest] within 1024 and 65535, not [{low}, {high}]"
+            )
     if dispatch.index_approval is not None and dispatch.payload == "value":
         yield Problem("dispatch.index_approval", "does nothing with payload value")
+    options = manifest.backend.options if isinstance(manifest.backend, TorchBackend) else {}
+    for key in options:
+        if key in TorchBackend.model_fields:
+            yield Problem(f"backend.options.{key}", "is a field of the engine; write it under backend")
     if manifest.accuracy_target is not None and "accuracy" not in manifest.runs:
         yield Problem("accuracy_target", "does nothing without an accuracy test; add accuracy to runs")
 
@@ -200,7 +224,9 @@ def _loadgen_problems(loadgen: LoadgenSection, found: Round) -> Iterator[Problem
     if not found.fixed_interval_multistream:
         for word in OLD_MULTISTREAM_WORDS:
             if getattr(loadgen.MultiStream, word) is not None:
-                yield Problem(f"loadgen.MultiStream.{word}", f"is not a word of MultiStream in round {found.name}")
+                yield Problem(
+                    f"loadgen.MultiStream.{word}", f"is not a word of MultiStream in round {found.name}"
+                )
 
 
 def schema() -> dict[str, Any]:
@@ -211,5 +237,7 @@ def schema() -> dict[str, Any]:
     made["required"] = [name for name in made["required"] if name != "name"]
     rounds = [load_round(name) for name in round_names()]
     made["properties"]["round"]["enum"] = [found.name for found in rounds]
-    made["properties"]["benchmark"]["enum"] = sorted({name for found in rounds for name in found.benchmark_names()})
+    made["properties"]["benchmark"]["enum"] = sorted(
+        {name for found in rounds for name in found.benchmark_names()}
+    )
     return made

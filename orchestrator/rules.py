@@ -1,10 +1,10 @@
-"""A round's facts (rounds/*.yaml) as frozen objects: benchmarks, suites, limits, seeds, counts, words of mlperf.conf."""
+"""A round's facts (rounds/*.yaml) as frozen objects: benchmarks, suites, limits, seeds, counts, words."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class _Frozen(BaseModel):
 
 
 class Accuracy(_Frozen):
-    """The quality target of a benchmark, and the line of accuracy.txt in which the checker finds the value."""
+    """The quality target of a benchmark, and the line of accuracy.txt that the checker reads."""
 
     metric: str
     target: float
@@ -70,7 +70,7 @@ class Place(_Frozen):
 
 
 class Benchmark(_Frozen):
-    """One benchmark of a round. `words` are the mlperf.conf lines for it: scenario or "*" -> word -> value."""
+    """One benchmark of a round. `words` are its lines of mlperf.conf: scenario or "*" -> word -> value."""
 
     name: str
     task: str
@@ -94,7 +94,7 @@ class Benchmark(_Frozen):
 
 
 class ApprovedLoadGen(_Frozen):
-    """The LoadGen that a round approves: version strings, git revision, and hashes of published builds where known."""
+    """The LoadGen that a round approves: version strings, git revision, hashes of published builds."""
 
     versions: tuple[str, ...]
     revision: str | None = None
@@ -158,8 +158,8 @@ class Round(_Frozen):
     def conf_words(self, benchmark: str, scenario: str) -> Words:
         """mlperf.conf's words for a benchmark and scenario, in LoadGen's order of lookup.
 
-        LoadGen takes model.scenario.word, then *.scenario.word, then model.*.word: a line for every model in one
-        scenario beats a line for one model in every scenario.
+        LoadGen takes model.scenario.word, then *.scenario.word, then model.*.word: a line for every model in
+        one scenario beats a line for one model in every scenario.
         """
         found = self.benchmark(benchmark)
         wide = found.words.get("*", {})
@@ -167,7 +167,7 @@ class Round(_Frozen):
 
 
 def _complete_suites(suites: dict[str, Any]) -> dict[str, Any]:
-    """Fills in what the file leaves out: the checker's list where it is the rules', the rules of combined systems.
+    """Fills in what the file leaves out: the checker's list where it is the rules', combined systems' rules.
 
     A combined system ("datacenter,edge") stands in both suites, so by the rules it needs what both need.
     """
@@ -193,7 +193,7 @@ def round_names() -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: [int(part) for part in name[1:].split(".")]))
 
 
-@lru_cache(maxsize=None)
+@cache
 def load_round(name: str) -> Round:
     """The round `name`; RulesError gives the nearest name when there is none."""
     if name not in round_names():

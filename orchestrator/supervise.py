@@ -89,7 +89,10 @@ class _Supervisor:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 # The child runs the very code that the driver runs, wherever that was started from.
-                env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+                },
                 start_new_session=True,  # a Ctrl-C in the terminal must reach the driver only
             )
 
@@ -138,7 +141,9 @@ class _Supervisor:
     def _let_in(self, endpoint: str, server_key: str | None) -> None:
         assert self.fleet is not None
         o = self.order
-        self.fleet.attach([Ticket(o.epoch, endpoint, f"W{i}", server_key, o.io_threads) for i in range(len(o.workers))])
+        self.fleet.attach(
+            [Ticket(o.epoch, endpoint, f"W{i}", server_key, o.io_threads) for i in range(len(o.workers))]
+        )
 
     def _end(self, status: str, reason: str) -> None:
         self.outcome.status, self.outcome.reason, self._over = status, reason, True

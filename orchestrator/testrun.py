@@ -173,7 +173,9 @@ class TestProcess:
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def _tell_loss(self, loss: Loss) -> None:
-        self.channel.send(event="loss", worker=loss.worker, reason=loss.reason, moved=loss.moved, at_ns=loss.at_ns)
+        self.channel.send(
+            event="loss", worker=loss.worker, reason=loss.reason, moved=loss.moved, at_ns=loss.at_ns
+        )
 
     def _fail(self, reason: str) -> None:
         self.failure = self.failure or reason

@@ -1,1 +1,1 @@
-"""The GPU side of LoadGrid: what runs on the accelerator hosts; it never imports the orchestrator or LoadGen."""
+"""The GPU side of LoadGrid, on the accelerator hosts; it never imports the orchestrator or LoadGen."""

@@ -55,7 +55,7 @@ class WorkerSpec:
 
 @dataclass(frozen=True)
 class Ticket:
-    """Admission to one test: where to connect, by which identity, and the test's key (None: `security: none`)."""
+    """Admission to one test: where to connect, as whom, and the test's key (None: `security: none`)."""
 
     epoch: int
     endpoint: str
@@ -80,9 +80,9 @@ class WorkerHost:
     def load(self) -> dict[str, Any]:
         """Open the library, load the model, warm up; returns what the driver records and compares."""
         task = open_task(self.spec.task, self.spec.task_options)
-        if self.spec.needs_library:
-            self._library = task.prepare(Path(self.spec.cache))
         self._backend = open_backend(self.spec.backend, task, self.spec.max_batch)
+        if self.spec.needs_library and self._backend.needs_samples:
+            self._library = task.prepare(Path(self.spec.cache))
         facts = self._backend.load()
         warm_up = self._backend.warm_up()
         return {

@@ -1,4 +1,4 @@
-"""Where a path of a manifest points: a place on disk, or inside an installed package (`package:NAME/SUBPATH`)."""
+"""Where a path of a manifest points: on disk, or inside an installed package (`package:NAME/SUBPATH`)."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ from zmq.utils.monitor import parse_monitor_message
 
 from workers.protocol import Buffer
 
-# Heartbeats find a cut cable, which closes no socket; they never find a hang, because libzmq answers them by itself.
+# Heartbeats find a cut cable, which closes no socket; they never find a hang, because libzmq answers them
+# by itself.
 HEARTBEAT_MS = 1000
 HEARTBEAT_TIMEOUT_MS = 3000
 # The largest message accepted: a BraTS volume's answer is 64 MB, a whole batch of them fits.
@@ -36,8 +37,8 @@ def new_key_pair() -> tuple[str, str]:
 def harden(socket: zmq.Socket[bytes]) -> None:
     """Options that both ends share, each of which was seen to bite.
 
-    With default high-water marks 6,000 frames of 150 KB to a slow reader lost 4,500 without an error: credit is the
-    bound here, so the marks are off.
+    With default high-water marks 6,000 frames of 150 KB to a slow reader lost 4,500 without an error: credit is
+    the bound here, so the marks are off.
     """
     socket.setsockopt(zmq.SNDHWM, 0)
     socket.setsockopt(zmq.RCVHWM, 0)
@@ -61,8 +62,17 @@ def receive_parts(socket: zmq.Socket[bytes]) -> list[Buffer] | None:
     return parts
 
 
+def _readable(socket: Any) -> bool:
+    """Whether a message waits; a poll would cost several times as much, and the loop asks every time."""
+    return bool(socket.getsockopt(zmq.EVENTS) & zmq.POLLIN)
+
+
 def _content(frame: Any) -> Buffer:
     return frame.bytes if len(frame) <= NO_COPY_BYTES else frame.buffer
+
+
+class PortError(Exception):
+    """The test's address cannot be connected to."""
 
 
 class DealerPort:
@@ -76,6 +86,8 @@ class DealerPort:
         keys: tuple[str, str],
         io_threads: int = 1,
     ) -> None:
+        self._lost: str | None = None
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._context = zmq.Context(io_threads)
         self._socket = self._context.socket(zmq.DEALER)
         harden(self._socket)
@@ -90,9 +102,11 @@ class DealerPort:
         self._monitor = self._socket.get_monitor_socket(
             zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | sum(HANDSHAKE_FAILURES)
         )
-        self._lost: str | None = None
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._socket.connect(endpoint)
+        try:
+            self._socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            self.close()
+            raise PortError(f"cannot connect to {endpoint}: {error.strerror}") from None
         self._descriptors = [self._socket.fileno(), self._monitor.fileno(), self._wake]
 
     def wait(self, timeout_ns: int, fd: int | None) -> None:
@@ -100,10 +114,11 @@ class DealerPort:
         if timeout_ns < MIN_SLEEP_NS:
             return
         # The socket's descriptor only tells of changes: what arrived before must be asked for.
-        if self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        if _readable(self._socket):
             return
         waits = self._descriptors if fd is None else [*self._descriptors, fd]
-        # select() and not poll(): milliseconds are too coarse for forming a batch just before the engine is free.
+        # select() and not poll(): milliseconds are too coarse for forming a batch just before the engine is
+        # free.
         ready, _, _ = select.select(waits, (), (), timeout_ns * 1e-9)
         if self._wake in ready:
             os.eventfd_read(self._wake)
@@ -123,7 +138,7 @@ class DealerPort:
 
     def lost(self) -> str | None:
         """Why the link is gone, None while it holds."""
-        while self._lost is None and self._monitor.poll(0):
+        while self._lost is None and _readable(self._monitor):
             event = parse_monitor_message(self._monitor.recv_multipart())
             if event["event"] in HANDSHAKE_FAILURES:
                 self._lost = "the test refused this worker's key, or the handshake failed"

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from workers.backends import Backend, Batch, Done
+from workers.backends import Backend, BackendError, Batch, Done
 from workers.batcher import Batcher, Taken
 from workers.library import Library
 from workers.protocol import (
@@ -19,6 +20,7 @@ from workers.protocol import (
     Buffer,
     Kind,
     ProtocolError,
+    Responses,
     control,
     control_body,
     decode_work,
@@ -49,6 +51,14 @@ class Port(Protocol):
 
     def close(self) -> None:
         """Give everything back."""
+
+
+@dataclass(slots=True)
+class _Ticket:
+    """Which test a batch in the engine belongs to, and where its answers go."""
+
+    worker: Worker
+    taken: Taken
 
 
 class Worker:
@@ -86,8 +96,8 @@ class Worker:
 
     def run(self) -> None:
         """Serve until the test says BYE, the link is lost or the backend fails."""
-        self._port.send(control(Kind.HELLO, self.epoch, body=self.name.encode()))
         try:
+            self._port.send(control(Kind.HELLO, self.epoch, body=self.name.encode()))
             while self._running:
                 self._port.wait(self._idle_ns(), self._backend.fd())
                 self._receive()
@@ -97,15 +107,18 @@ class Worker:
             # Whatever it is, the test must hear it at once and by the worker's name, not by a silence.
             self.ended = f"{type(error).__name__}: {error}"
             self._port.send(control(Kind.FAIL, self.epoch, body=self.ended.encode()[:4000]))
-        else:
+        try:
             self._drain()
+        except Exception as error:
+            # The test is over for this worker; the next one hears of a broken engine from its first step.
+            self.ended = self.ended or f"{type(error).__name__}: {error}"
 
     def _drain(self) -> None:
-        """Wait for what the engine still computes, so that nothing of this test is answered in the next."""
+        """Wait for what the engine still computes, so that it is free when the next test begins."""
         until = self._clock() + DRAIN_NS
         while self._in_engine and self._clock() < until:
             self._port.wait(min(max(self._backend.next_done_ns() - self._clock(), 0), 10_000_000), None)
-            self._in_engine -= len(self._backend.step())
+            self._in_engine -= len(self._mine(self._backend.step()))
 
     def stop(self) -> None:
         """Ask the loop to end; safe from any thread."""
@@ -157,9 +170,13 @@ class Worker:
 
     def _step(self) -> None:
         """Answer what the engine has finished."""
-        for done in self._backend.step():
+        for done in self._mine(self._backend.step()):
             self._in_engine -= 1
             self._answer(done)
+
+    def _mine(self, finished: list[Done]) -> list[Done]:
+        """Without what an earlier test left in the engine: its frame numbers mean other samples here."""
+        return [done for done in finished if done.batch.ticket.worker is self]  # type: ignore[attr-defined]
 
     def _submit(self) -> None:
         """Give the engine its next batches, as late as it allows."""
@@ -172,16 +189,27 @@ class Worker:
                     raise ProtocolError("indices were sent to a worker that has no sample library")
                 samples = self._library.samples(taken.indices)
             self._in_engine += 1
-            self._backend.submit(Batch(taken.indices, samples, taken))
+            self._backend.submit(Batch(taken.indices, samples, _Ticket(self, taken)))
             self._step()
             now = self._clock()
 
     def _answer(self, done: Done) -> None:
-        taken = done.batch.ticket
-        assert isinstance(taken, Taken)
+        ticket = done.batch.ticket
+        assert isinstance(ticket, _Ticket)
+        taken = ticket.taken
         n = len(taken.indices)
+        _check_counts(done.responses, n)
         self.samples += n
-        answer = Answer(
-            taken.segments, done.started_ns, done.computed_ns, self._clock(), n, done.responses
-        )
+        answer = Answer(taken.segments, done.started_ns, done.computed_ns, self._clock(), n, done.responses)
         self._port.send(encode_answer(self.epoch, answer))
+
+
+def _check_counts(responses: Responses, n: int) -> None:
+    """BackendError unless `responses` can be those of `n` samples; a wrong count would answer other samples."""
+    total, sizes = responses.blob.size, responses.sizes
+    if sizes is None and total % n:
+        raise BackendError(f"{total} response bytes cannot be shared by a batch of {n} samples")
+    if sizes is not None and len(sizes) != n:
+        raise BackendError(f"{len(sizes)} responses came back for a batch of {n} samples")
+    if sizes is not None and int(sizes.sum()) != total:
+        raise BackendError(f"responses of {int(sizes.sum())} bytes in all came with {total} bytes")

@@ -1,4 +1,4 @@
-"""Engines that compute batches, one file each, never one per model. A backend knows neither LoadGen nor the link."""
+"""Engines that compute batches, one each, never one per model; they know neither LoadGen nor the link."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Options = TypeVar("Options")
 
 
 class BackendError(Exception):
-    """A backend cannot be built or has failed; the text gives the cause and, where there is one, the batch size."""
+    """A backend cannot be built or has failed; the text gives the cause and the batch size."""
 
 
 @dataclass(slots=True)
 class Batch:
-    """Samples computed together: `indices` int64 (n,), their bytes, and a ticket that is handed back as it came."""
+    """Samples computed together: `indices` int64 (n,), their bytes, and a ticket, handed back as it came."""
 
     indices: np.ndarray
     samples: list[memoryview]
@@ -51,10 +51,10 @@ class Backend(Protocol):
     needs_samples: bool  # False: Batch.samples may be empty
 
     def load(self) -> dict[str, Any]:
-        """Build the model; returns model_hash, weights, device, precision, versions: what the driver compares."""
+        """Build the model; returns model_hash, weights, device, precision and versions, for comparison."""
 
     def warm_up(self) -> list[tuple[int, float]]:
-        """Compute random batches of several sizes, 1 and max_batch among them: [(batch size, seconds)]. Untimed."""
+        """Compute random batches of several sizes, 1 and max_batch too: [(batch size, seconds)]. Untimed."""
 
     def submit(self, batch: Batch) -> None:
         """Start a batch; never blocks long. Only while free_at_ns() is not FAR."""
@@ -63,7 +63,7 @@ class Backend(Protocol):
         """What has finished since the last call; never blocks. BackendError once the engine has failed."""
 
     def free_at_ns(self, now_ns: int) -> int:
-        """When another submit is useful: now if idle, the running batch's estimated end, FAR if every slot is taken."""
+        """When another submit is useful: now if idle, near the running batch's end, FAR if none is open."""
 
     def next_done_ns(self) -> int:
         """When step() will have something, FAR if nothing runs or fd() tells."""
@@ -95,7 +95,7 @@ def open_backend(options: Mapping[str, Any], task: Task, max_batch: int) -> Back
 def read_options(kind: type[Options], options: Mapping[str, Any]) -> Options:
     """The engine's own options out of the manifest's `backend` section; null means the default.
 
-    Keys of other engines are passed over: the manifest reader has refused unknown ones. BackendError for a wrong type.
+    Keys of other engines are passed over; the manifest reader refuses unknown ones. BackendError: wrong type.
     """
     types = get_type_hints(kind)
     chosen = {}
@@ -106,7 +106,7 @@ def read_options(kind: type[Options], options: Mapping[str, Any]) -> Options:
         wanted = types[field.name]
         if isinstance(value, int) and not isinstance(value, bool) and wanted is float:
             value = float(value)
-        if isinstance(value, bool) and wanted is not bool or not isinstance(value, wanted):
+        if (isinstance(value, bool) and wanted is not bool) or not isinstance(value, wanted):
             raise BackendError(f"backend option {field.name!r} cannot be {value!r}")
         chosen[field.name] = value
     return kind(**chosen)

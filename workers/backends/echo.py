@@ -1,12 +1,13 @@
 """The echo backend: answers every sample with its own index, at once or after a simulated service time.
 
-It is a product: `bench` measures the path with it, and a cluster can be tried before there is a model. Service is
-simulated by the clock alone (next_done_ns), nothing sleeps: one server, first come first served, one batch may wait.
+It is a product: `bench` measures the path with it, and a cluster can be tried before there is a model. The
+clock alone simulates service (next_done_ns), nothing sleeps: one server, in order, one batch may wait.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import platform
 import time
 from collections import deque
@@ -137,13 +138,10 @@ class EchoBackend:
 def open_engine(options: Mapping[str, Any], task: Task, max_batch: int) -> EchoBackend:
     """An echo backend; it needs nothing of the task."""
     checked = read_options(EchoOptions, options)
-    if checked.service_time_distribution not in DISTRIBUTIONS:
-        raise BackendError(
-            f"service_time_distribution must be fixed or exponential, not {checked.service_time_distribution!r}"
-        )
-    if (
-        min(checked.service_time_us, checked.service_time_per_sample_us, checked.response_bytes, checked.seed)
-        < 0
-    ):
-        raise BackendError("service times, response_bytes and seed of the echo backend must not be negative")
+    chosen, known = checked.service_time_distribution, " or ".join(DISTRIBUTIONS)
+    if chosen not in DISTRIBUTIONS:
+        raise BackendError(f"backend.service_time_distribution is {known}, not {chosen!r}")
+    times = checked.service_time_us, checked.service_time_per_sample_us
+    if min(*times, checked.response_bytes, checked.seed) < 0 or not all(map(math.isfinite, times)):
+        raise BackendError("service times, response_bytes and seed of echo must be finite and not negative")
     return EchoBackend(checked, max_batch)

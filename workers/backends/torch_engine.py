@@ -1,8 +1,9 @@
 """The torch engine: any module of workers.models on a CPU or on one CUDA device.
 
-Each slot is a thread with its own buffers that takes a batch through collate, copy in, compute, copy out and respond, so
-that on a GPU the copies of one batch overlap the compute of another (two slots). On a CPU the compute is the cores
-themselves and one slot is all there is. Results reach the worker's loop through a deque and an eventfd.
+Each slot is a thread with its own buffers that takes a batch through collate, copy in, compute, copy out and
+respond, so that on a GPU the copies of one batch overlap the compute of another (two slots). On a CPU the
+cores themselves compute and one slot is all there is. Results reach the worker's loop through a deque and an
+eventfd.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class TorchBackend:
         self._results: deque[_Finished | _Ready | _Failed] = deque()
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._inboxes: list[queue.SimpleQueue[Batch | None]] = []
+        self._slots: list[Slot] = []
         self._threads: list[threading.Thread] = []
         self._idle: list[int] = []
         self._engine_free_ns = 0
@@ -89,7 +91,8 @@ class TorchBackend:
         if self._options.device == "cpu":
             torch.set_num_threads(self._thread_count())
         network = load_network(self._options, self._raw, len(self.buckets))
-        for number, slot in enumerate(open_slots(network, self._task, self.buckets)):
+        self._slots = open_slots(network, self._task, self.buckets)
+        for number, slot in enumerate(self._slots):
             inbox: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
             name = f"torch-slot-{number}"
             thread = threading.Thread(target=self._serve, args=(number, slot, inbox), name=name, daemon=True)

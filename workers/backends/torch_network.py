@@ -1,12 +1,11 @@
-"""A network as the torch engine runs it: built, its weights loaded and hashed, then converted to precision and device."""
+"""A network as the torch engine runs it: built, loaded, hashed, then converted and moved to its device."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,15 @@ DEVICES = ("cpu", "cuda")
 
 @dataclass(frozen=True)
 class TorchOptions:
-    """The manifest's `backend` section as far as it concerns this engine; `device` and `workers_on_host` are the driver's.
+    """The manifest's `backend` section as far as it concerns this engine, and two facts from the driver.
 
-    `threads` 0 means the host's cores divided by its workers; an empty `weights` means seeded ones.
+    These are `device` and `workers_on_host`. `threads` 0 means the host's cores divided by its workers; an
+    empty `weights` means seeded ones; `precision` fp32 means fp32, TF32 (10 bits of mantissa) stays off.
     """
 
     model: str = ""
     weights: str = ""
+    weights_sha256: str = ""
     precision: str = "fp32"
     channels_last: bool = False
     cuda_graphs: bool = True
@@ -42,7 +43,7 @@ class TorchOptions:
 
 
 class Network:
-    """Input batch (n, ...) -> output (n, ...), on `device`; `padded` says that batches must have a bucket's size."""
+    """Input batch (n, ...) -> output (n, ...), on `device`; `padded`: batches must have a bucket's size."""
 
     def __init__(
         self, module: nn.Module, device: torch.device, dtype: torch.dtype, facts: dict[str, Any]
@@ -58,7 +59,7 @@ class Network:
         """Compile at the first batch of each of `shapes` sizes."""
         dynamo = torch._dynamo.config
         dynamo.recompile_limit = max(dynamo.recompile_limit, 2 * shapes)
-        self._module = torch.compile(self._module, dynamic=False)  # type: ignore[assignment]
+        self._module = torch.compile(self._module, dynamic=False)
         self.padded = True
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -72,7 +73,7 @@ class Network:
 
 
 def load_network(options: TorchOptions, raw: Mapping[str, Any], shapes: int) -> Network:
-    """Build what `options` name; BackendError for an unknown model, precision or device and for unusable weights."""
+    """Build what `options` name; BackendError: unknown model, precision or device, or unusable weights."""
     for word, known, key in (
         (options.precision, PRECISIONS, "precision"),
         (options.device, DEVICES, "device"),
@@ -82,7 +83,7 @@ def load_network(options: TorchOptions, raw: Mapping[str, Any], shapes: int) -> 
     if options.device == "cuda" and not torch.cuda.is_available():
         raise BackendError("the worker was given a GPU but torch finds none: install a CUDA build of torch")
     module = _build(options, raw)
-    weights = _load_weights(module, options.weights) if options.weights else {"weights": "seeded"}
+    weights = _load_weights(module, options) if options.weights else {"weights": "seeded"}
     facts = {
         "model": options.model,
         "model_hash": model_hash(module),
@@ -92,10 +93,9 @@ def load_network(options: TorchOptions, raw: Mapping[str, Any], shapes: int) -> 
     device, dtype = torch.device(options.device), PRECISIONS[options.precision]
     module.eval().requires_grad_(False).to(device=device, dtype=dtype)
     if options.channels_last:
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        module.to(memory_format=torch.channels_last)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # shapes are fixed per bucket
-        # fp32 means fp32: TF32 keeps 10 bits of the mantissa.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     facts["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     network = Network(module, device, dtype, facts)
@@ -119,35 +119,40 @@ def model_hash(module: nn.Module) -> str:
 def _build(options: TorchOptions, raw: Mapping[str, Any]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(WEIGHTS_SEED)
+        own = {field.name for field in fields(TorchOptions)} | {"engine"}
+        wanted = {key: value for key, value in raw.items() if key not in own and value is not None}
         try:
-            return open_model(options.model, raw)
+            return open_model(options.model, wanted, options.channels_last)
         except ModelError as error:
             raise BackendError(str(error)) from None
 
 
-def _load_weights(module: nn.Module, path: str) -> dict[str, str]:
-    """Load a state_dict strictly; returns the file's name and sha256."""
+def _load_weights(module: nn.Module, options: TorchOptions) -> dict[str, str]:
+    """Load a state_dict strictly; returns the file's name and sha256, checked against the manifest's."""
+    path = options.weights
     try:
         file = locate(path)
+        sha256 = _sha256(file)
+        if options.weights_sha256 not in ("", sha256):
+            raise BackendError(f"backend.weights: {file} has sha256 {sha256}, not backend.weights_sha256")
         state = torch.load(file, map_location="cpu", weights_only=True)
     except LocateError as error:
         raise BackendError(f"backend.weights: {error}") from None
     except OSError as error:
         raise BackendError(f"backend.weights: {path} cannot be read ({error.strerror})") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        reason = (str(error).splitlines() or ["damaged"])[0]
-        raise BackendError(
-            f"backend.weights: {file} is not a state_dict that can be loaded safely ({reason})"
-        ) from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError):
+        # torch's own text proposes weights_only=False, which would run whatever code the file holds.
+        why = "it is damaged or holds more than tensors; save its state_dict anew"
+        raise BackendError(f"backend.weights: {file} does not load safely: {why}") from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     try:
         module.load_state_dict(state, strict=True)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise BackendError(f"backend.weights: {file} does not fit the model: {error}") from None
-    return {"weights": file.name, "weights_sha256": _sha256(file)}
+    return {"weights": file.name, "weights_sha256": sha256}
 
 
 def _sha256(file: Path) -> str:
-    with contextlib.closing(open(file, "rb")) as opened:
+    with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -76,9 +76,7 @@ class ComputeTurn:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.last: torch.cuda.Event | None = None
-        self.pool: tuple[int, int] | None = (
-            None  # graphs never run at once, so they share their scratch memory
-        )
+        self.pool: tuple[int, int] | None = None  # graphs never run at once: one scratch memory
 
 
 class CudaSlot:
@@ -96,7 +94,7 @@ class CudaSlot:
         device = self._network.device
         torch.cuda.set_device(device if device.index is not None else torch.cuda.current_device())
         self._stream = torch.cuda.Stream()
-        # The ends of the copy in and of the compute, on the device's clock: a slot's own would count the wait for its turn.
+        # Both ends of the copy in and of the compute, by the device's clock: ours would count the turn.
         self._arriving, self._arrived, self._begun, self._ended = (
             torch.cuda.Event(enable_timing=True) for _ in range(4)
         )
@@ -117,7 +115,7 @@ class CudaSlot:
                     self._capture(size)
 
     def _capture(self, size: int) -> None:
-        """Record the compute of one bucket; the largest is first, so that its scratch memory serves the others."""
+        """Record the compute of one bucket; the largest is first, its scratch memory serves the others."""
         for _ in range(EAGER_PASSES):
             self._forward(size)
         self._stream.synchronize()

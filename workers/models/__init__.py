@@ -1,4 +1,4 @@
-"""Reference architectures in plain torch, one file each, whose parameter names are those of the published checkpoint."""
+"""Reference architectures in plain torch, one file each, with the published checkpoint's parameter names."""
 
 from __future__ import annotations
 
@@ -20,15 +20,20 @@ class ModelError(Exception):
     """A model or its weights cannot be used; the text names the model or file, and the mend."""
 
 
-def open_model(name: str, options: Mapping[str, Any]) -> nn.Module:
+def open_model(name: str, options: Mapping[str, Any], channels_last: bool = False) -> nn.Module:
     """Build `name` with its own initial values; ModelError gives the nearest name when there is none.
 
-    The module maps one input batch (n, ...), as its task collates it, to one output tensor (n, ...). `options` is the
-    manifest's `backend` section; a model takes from it what it knows.
+    The module maps one input batch (n, ...) to one output tensor (n, ...). `options`
+    are the manifest's `backend.options`; a model names those that it takes in OPTIONS, with their defaults.
     """
     if name not in _MODELS:
         close = difflib.get_close_matches(name, _MODELS, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ModelError(f"there is no model {name!r}{hint}; models: {', '.join(sorted(_MODELS))}")
-    model: nn.Module = importlib.import_module(_MODELS[name]).build(options)
+    module = importlib.import_module(_MODELS[name])
+    for key in options:
+        if key not in module.OPTIONS:
+            known = ", ".join(module.OPTIONS) or "it takes none"
+            raise ModelError(f"model {name!r} has no option {key!r}; options: {known}")
+    model: nn.Module = module.build({**module.OPTIONS, **options}, channels_last)
     return model

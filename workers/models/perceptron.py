@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+OPTIONS = {"input_shape": [16], "hidden": 32}
+
 
 class Perceptron(nn.Module):
     """(n, ...) with `inputs` numbers a sample -> (n, 10)."""
@@ -23,6 +25,6 @@ class Perceptron(nn.Module):
         return self.last(torch.relu(self.first(x.flatten(1))))
 
 
-def build(options: Mapping[str, Any]) -> nn.Module:
-    """`input_shape` and `hidden` come from the options."""
-    return Perceptron(math.prod(options.get("input_shape") or [16]), int(options.get("hidden") or 32))
+def build(options: Mapping[str, Any], channels_last: bool) -> nn.Module:
+    """The network for samples of `input_shape`; it has no channels."""
+    return Perceptron(math.prod(options["input_shape"]), int(options["hidden"]))

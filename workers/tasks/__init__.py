@@ -13,7 +13,7 @@ import numpy as np
 from workers.library import Library
 from workers.protocol import Responses
 
-# Seeds every task's warm-up samples, so that workers warm up alike; never zeros, which some engines compute faster.
+# Seeds every task's warm-up samples: workers warm up alike, and never on zeros, which some engines do faster.
 WARM_UP_SEED = 20210406
 
 _TASKS = {
@@ -21,6 +21,10 @@ _TASKS = {
     "null": ("workers.tasks.null", "NullTask"),
     "tensor": ("workers.tasks.tensor", "TensorTask"),
 }
+
+
+# Where a module is not named as the distribution that pip installs.
+_DISTRIBUTIONS = {"PIL": "pillow"}
 
 
 class TaskError(Exception):
@@ -33,10 +37,10 @@ class Task(Protocol):
     name: str
 
     def prepare(self, cache: Path) -> Library:
-        """Preprocess once into a library below `cache`, open it afterwards. Untimed. TaskError names a bad file."""
+        """Preprocess once into a library below `cache`, later open it; untimed. TaskError names the file."""
 
     def collate(self, samples: Sequence[memoryview], out: np.ndarray | None = None) -> np.ndarray:
-        """Sample bytes to one input array (n, ...), in the first n rows of `out` when that is given and fits."""
+        """Sample bytes to one input array (n, ...): the first n rows of `out` if given and fitting."""
 
     def respond(self, outputs: np.ndarray) -> Responses:
         """Model outputs (n, ...) to response bytes, the same in performance and accuracy tests."""
@@ -55,14 +59,11 @@ def open_task(name: str, options: dict[str, Any]) -> Task:
     try:
         task: Task = getattr(importlib.import_module(module), kind)(options)
     except ImportError as error:
-        mend = f"pip install {_DISTRIBUTIONS.get(error.name or '', error.name or '?')}"
+        missing = _DISTRIBUTIONS.get(error.name or "", error.name)
         raise TaskError(
-            f"task {name!r} needs a Python package that is not installed ({error}); {mend}"
+            f"task {name!r} needs {missing}, which is not installed: pip install {missing}"
         ) from None
     return task
-
-
-_DISTRIBUTIONS = {"PIL": "pillow"}
 
 
 def nearest(word: str, known: Sequence[str] | dict[str, Any]) -> str:
@@ -72,7 +73,7 @@ def nearest(word: str, known: Sequence[str] | dict[str, Any]) -> str:
 
 
 def check_options(task: str, options: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """`options` over `defaults`; TaskError for an unknown key, a wrong type, or one missing that has no default.
+    """`options` over `defaults`; TaskError: unknown key, wrong type, or missing and without a default.
 
     A default that is a type means: required, of this type.
     """
@@ -97,4 +98,4 @@ def check_options(task: str, options: dict[str, Any], defaults: dict[str, Any]) 
 def random_samples(count: int, size: int) -> list[memoryview]:
     """`count` seeded random samples of `size` bytes."""
     data = np.random.default_rng(WARM_UP_SEED).integers(0, 256, (count, size), np.uint8)
-    return [memoryview(row) for row in data]  # type: ignore[arg-type]
+    return [memoryview(row) for row in data]

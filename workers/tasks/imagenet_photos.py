@@ -1,9 +1,10 @@
-"""A folder of labelled ImageNet photos, for networks of the EfficientNet-Lite family: 224x224 RGB, top-1 label.
+"""A folder of labelled ImageNet photos, for networks of the EfficientNet-Lite family: 224x224, top-1 label.
 
-The label is the number after the last underscore of a file's name (imagenet_00_243.jpg is class 243 of 0..999, the
-numbering of the official accuracy script). Preprocessing is that of the network's published evaluation (Tan et al.,
-github.com/tensorflow/tpu, efficientnet/lite): the centred square of 224/(224+32) of the shorter side, bicubic to 224x224.
-The library keeps uint8 NHWC, a quarter of float32's bytes; (x - 127) / 128 is the model's first step.
+The label is the number after the last underscore of a file's name (imagenet_00_243.jpg is class 243 of 0 to
+999, the numbering of the official accuracy script). Preprocessing is that of the published evaluation
+(github.com/tensorflow/tpu, efficientnet/lite): the centred square of 224/(224+32) of the shorter side,
+bicubic to 224x224. The library keeps uint8 NHWC, a quarter of float32's bytes; the model begins with
+(x - 127) / 128.
 """
 
 from __future__ import annotations
@@ -73,15 +74,13 @@ class ImagenetPhotos:
         except LocateError as error:
             raise TaskError(f"task {self.name!r}: {error}") from None
         if not folder.is_dir():
-            raise TaskError(
-                f"task {self.name!r}: {folder} is not a folder; set task.path to the photos' folder"
-            )
+            raise TaskError(f"task {self.name!r}: {folder} is no folder; set task.path to the photos' own")
         found = sorted(p for p in folder.glob(self.pattern) if p.is_file())
         if not found:
             raise TaskError(f"task {self.name!r}: {folder} holds no file that matches {self.pattern!r}")
         if self.count and len(found) != self.count:
-            wrong = f"{folder} holds {len(found)} files that match {self.pattern!r}, the manifest says {self.count}"
-            raise TaskError(f"task {self.name!r}: {wrong}; bring the missing photos or correct task.count")
+            wrong = f"{folder} holds {len(found)} photos ({self.pattern}), the manifest says {self.count}"
+            raise TaskError(f"task {self.name!r}: {wrong}; bring what is missing or correct task.count")
         return [(photo, self._label(photo)) for photo in found]
 
     def _label(self, photo: Path) -> int:

@@ -16,7 +16,7 @@ _CHUNK_BYTES = 1 << 24
 
 
 class NullTask:
-    """`count` samples of `sample_bytes` bytes; the label of a sample is its index, which the echo backend answers."""
+    """`count` samples of `sample_bytes` bytes; the label is the index, which the echo backend answers."""
 
     name = "null"
 

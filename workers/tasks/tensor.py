@@ -1,4 +1,4 @@
-"""Synthetic float32 tensors of any shape, answered with the index of the largest output: exercises engines, needs no data."""
+"""Synthetic float32 tensors, answered with the index of the largest output: tries engines without data."""
 
 from __future__ import annotations
 

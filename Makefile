@@ -1,0 +1,59 @@
+# make run    the quickstart: a virtual environment, then two benchmarks of a real model on this machine
+# make test   the whole test suite       make lint   ruff and mypy       make clean   what the others made
+#
+# Python 3.11 or 3.12: the first that runs, or the one you name (make run PYTHON=/path/to/python3.12).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help run test lint clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+# The 20 labelled ImageNet photos of the quickstart lie in this package; its own dependencies are large and not needed.
+PHOTOS := foolbox==3.3.4
+TESTS ?=
+
+VERSION_CHECK := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+ifeq ($(origin PYTHON),undefined)
+PYTHON := $(shell for name in python3 python3.12 python3.11 python; do \
+	"$$name" -c '$(VERSION_CHECK)' 2>/dev/null && echo "$$name" && break; done)
+endif
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+run: $(VENV)/.installed
+	$(BIN)/loadgrid run manifests/quickstart.yaml
+
+test: $(VENV)/.tested
+	$(BIN)/python -m pytest -q --durations=15 --durations-min=1 $(TESTS)
+
+lint: $(VENV)/.tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find orchestrator workers tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps are written last, so an install that broke off is begun again.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@[ -n "$(PYTHON)" ] || { echo "LoadGrid needs Python 3.11 or 3.12, and none was found." \
+		"Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c '$(VERSION_CHECK)' 2>/dev/null || { echo "LoadGrid needs Python 3.11 or 3.12;" \
+		"$(PYTHON) is $$("$(PYTHON)" --version 2>/dev/null || echo 'no program that runs here')." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments:" \
+		"install its venv module (Debian, Ubuntu: apt-get install python3-venv)." >&2; exit 1; }
+	@echo "Installing LoadGrid into $(VENV) (minutes the first time: torch and Ray are large) ..."
+	@"$(PYTHON)" -m venv $(VENV)
+	@$(PIP) install -c constraints.txt -e ".[quickstart]"
+	@$(PIP) install -c constraints.txt --no-deps $(PHOTOS)
+	@touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	@echo "Installing the test tools into $(VENV) ..."
+	@$(PIP) install -c constraints.txt -e ".[quickstart,test]"
+	@touch $@

@@ -1,0 +1,168 @@
+"""From what happened to the record of it: logs read, accuracy scored, every doubt written down. Runs nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.accuracy import AccuracyError, score, write_accuracy_txt
+from orchestrator.findings import Finding, index_to_remote_finding, plan_findings_for_loadgen
+from orchestrator.logs import DetailLog, LogError, read_detail
+from orchestrator.manifest import Manifest
+from orchestrator.order import TestOrder
+from orchestrator.paths import ACCURACY_LOG, ACCURACY_TXT, DETAIL
+from orchestrator.plan import TestSpec
+from orchestrator.provenance import versions
+from orchestrator.record import Accuracy, LossRecord, Record, worker_records
+from orchestrator.rules import Round
+from orchestrator.supervise import Outcome
+from orchestrator.verdict import missing_evidence, result_of, unofficial_because
+from workers.library import Library, LibraryError
+
+FROM_RESULT = ("cpu_us_per_sample", "cpu_share", "issue_lateness", "completion", "max_rss_bytes") + (
+    "rss_growth_bytes",
+    "foreign_answers",
+)
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The workers of a test: their facts, how they differ, and the hosts other than LoadGen's that they are on."""
+
+    facts: Sequence[dict[str, Any]]
+    differences: Sequence[str]
+    remote_hosts: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is the same for all records of a run."""
+
+    manifest: Manifest
+    round: Round
+    commit: dict[str, Any]
+    library: Library
+    run: str
+
+    def record(
+        self, spec: TestSpec, order: TestOrder, outcome: Outcome, crew: Crew, started: str
+    ) -> Record:
+        """The record of one test, from its folder (order.out_dir) and its outcome."""
+        folder = Path(order.out_dir)
+        detail = _detail_of(folder)
+        result = result_of(spec, detail)
+        accuracy = self._score(spec, outcome, folder)
+        hashes, loadgen = self._hashes(spec), self._loadgen(detail, outcome)
+        findings = [*spec.broken_rules, *self._run_time_findings(crew, loadgen)]
+        missing = missing_evidence(crew.facts, self.manifest.backend.engine, hashes, self.commit)
+        because = unofficial_because(spec, outcome, result, accuracy, findings, missing)
+        return Record(
+            test=spec.name,
+            kind=order.test,
+            run=self.run,
+            round=spec.round,
+            suite=spec.suite,
+            division=spec.division,
+            benchmark=spec.benchmark,
+            scenario=spec.scenario,
+            status=outcome.status,
+            reason=outcome.reason,
+            official=not because,
+            unofficial_because=because,
+            result=result,
+            accuracy=accuracy,
+            settings=spec.settings,
+            seeds=spec.seeds,
+            payload_mode=order.payload,
+            security="in-process" if order.local else order.security,
+            on_loss=order.on_loss,
+            workers=worker_records(list(crew.facts), outcome.board),
+            worker_differences=list(crew.differences),
+            losses=_losses(outcome),
+            late_answers=outcome.board.total("late"),
+            driver=_driver(outcome),
+            loadgen=loadgen,
+            versions=versions() | self.commit,
+            hashes=hashes,
+            started=started,
+            wall_s=round(outcome.wall_s, 3),
+            digest=spec.digest,
+        )
+
+    def _hashes(self, spec: TestSpec) -> dict[str, str | None]:
+        return {
+            "manifest": hashlib.sha256(self.manifest.raw).hexdigest(),
+            "user_conf": hashlib.sha256(spec.user_conf.encode()).hexdigest(),
+            "library": self.library.digest,
+            "library_expected": self.manifest.task.sha256,
+            "weights_expected": getattr(self.manifest.backend, "weights_sha256", None),
+        }
+
+    def _loadgen(self, detail: DetailLog, outcome: Outcome) -> dict[str, Any]:
+        return {
+            "version": detail.values.get("loadgen_version"),
+            "sha256": outcome.result.get("loadgen_sha256"),
+            "file": outcome.result.get("loadgen_file"),
+            "path": self.manifest.loadgen_folder(),
+        }
+
+    def _run_time_findings(self, crew: Crew, loadgen: dict[str, Any]) -> list[Finding]:
+        """Rules that only the run itself can break: whose LoadGen it was, and where the workers were."""
+        found: list[Finding] = []
+        if loadgen["version"]:
+            found += plan_findings_for_loadgen(loadgen["version"], loadgen["sha256"], self.round)
+        remote = index_to_remote_finding(self.manifest, self.round, crew.remote_hosts)
+        return found if remote is None else [*found, remote]
+
+    def _score(self, spec: TestSpec, outcome: Outcome, folder: Path) -> Accuracy | None:
+        """Score an accuracy test that ended well; a log that cannot be scored fails the test."""
+        if spec.accuracy is None or outcome.status != "finished":
+            return None
+        goal = spec.accuracy
+        count = int(spec.settings.get("accuracy_sample_count_override", 0)) or self.library.count
+        try:
+            labels, dtype = self.library.array("labels"), self.library.meta["label_dtype"]
+            scored = score("classification", folder / ACCURACY_LOG, labels, count, dtype)
+        except (AccuracyError, LibraryError) as error:
+            outcome.status, outcome.reason = "failed", f"the accuracy could not be scored: {error}"
+            return None
+        write_accuracy_txt(folder / ACCURACY_TXT, scored)
+        reached = scored.value >= goal.target if goal.higher_is_better else scored.value <= goal.target
+        return Accuracy(
+            metric=scored.metric,
+            value=scored.value,
+            target=goal.target,
+            unit=goal.unit,
+            reached=reached,
+            good=scored.good,
+            total=scored.total,
+        )
+
+
+def _detail_of(folder: Path) -> DetailLog:
+    """LoadGen's detail log, an empty one if the test never got so far."""
+    try:
+        return read_detail(folder / DETAIL)
+    except LogError:
+        return DetailLog()
+
+
+def _losses(outcome: Outcome) -> list[LossRecord]:
+    began_ns = outcome.board.total("started_ns")
+    return [
+        LossRecord(
+            worker=x["worker"],
+            at_s=round((x["at_ns"] - began_ns) / 1e9, 3) if began_ns else None,
+            reason=x["reason"],
+            moved=x["moved"],
+        )
+        for x in outcome.losses
+    ]
+
+
+def _driver(outcome: Outcome) -> dict[str, Any]:
+    told = {key: outcome.result.get(key) for key in FROM_RESULT}
+    return told | {name: outcome.board.total(name) for name in ("issued", "completed")}

@@ -1,0 +1,97 @@
+"""The one place that knows where a run's files lie."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SUMMARY = "mlperf_log_summary.txt"
+DETAIL = "mlperf_log_detail.txt"
+ACCURACY_LOG = "mlperf_log_accuracy.json"
+ACCURACY_TXT = "accuracy.txt"
+USER_CONF = "user.conf"
+RECORD = "record.json"
+MANIFEST = "manifest.yaml"
+TEST_LOG = "test.log"
+
+
+def cache_dir() -> Path:
+    """Where prepared data sets lie on this host: $LOADGRID_CACHE, else the user's cache folder."""
+    own = os.environ.get("LOADGRID_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "loadgrid"
+
+
+@dataclass(frozen=True)
+class TestPaths:
+    """A test's folder: `partial` while it runs, renamed to `final` when its record is written."""
+
+    __test__ = False
+    final: Path
+
+    @property
+    def partial(self) -> Path:
+        """The folder while the test runs."""
+        return self.final.with_name(f"{self.final.name}.partial")
+
+    def begin(self) -> Path:
+        """Make the partial folder; what an interrupted try left there moves aside, it is never overwritten."""
+        if self.partial.exists():
+            number = 1
+            while (aside := self.final.with_name(f"{self.final.name}.partial-{number}")).exists():
+                number += 1
+            self.partial.rename(aside)
+        self.partial.mkdir(parents=True)
+        return self.partial
+
+    def finish(self) -> Path:
+        """Put the finished folder in place, in one step."""
+        self.partial.rename(self.final)
+        return self.final
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """A run's folder: one manifest, its tests."""
+
+    root: Path
+
+    @classmethod
+    def new(cls, runs_dir: Path, name: str) -> RunPaths:
+        """A fresh folder `<runs_dir>/<name>-<time>`."""
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        root, number = runs_dir / f"{name}-{stamp}", 1
+        while True:
+            try:
+                root.mkdir(parents=True)
+                return cls(root)
+            except FileExistsError:
+                number += 1
+                root = runs_dir / f"{name}-{stamp}-{number}"
+
+    def test(self, name: str) -> TestPaths:
+        """The folder of one test."""
+        return TestPaths(self.root / name)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, and keep it through a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON for people, whole or not at all."""
+    write_atomically(path, json.dumps(value, indent=2).encode() + b"\n")

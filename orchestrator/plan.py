@@ -1,0 +1,227 @@
+"""Manifest x Round -> list of TestSpec: what will run, with which settings, breaking which rules. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from orchestrator.findings import (
+    Finding,
+    accuracy_findings,
+    index_to_remote_finding,
+    library_findings,
+    manifest_findings,
+    plan_findings_for_loadgen,
+    seed_findings,
+    settings_findings,
+    suite_findings,
+)
+from orchestrator.manifest_fields import Manifest
+from orchestrator.rules import Benchmark, Round
+from orchestrator.settings import (
+    Value,
+    attributes_of,
+    expected_queries,
+    merged_words,
+    offline_samples_per_query,
+    user_conf_text,
+)
+
+__all__ = [
+    "AccuracyGoal",
+    "Finding",
+    "PlanError",
+    "TestSpec",
+    "index_to_remote_finding",
+    "library_findings",
+    "memory_needed_bytes",
+    "plan",
+    "plan_findings_for_loadgen",
+]
+
+# LoadGen's own store, bytes at the peak. Server: fact sheet (320 kept, 342 at the peak). The others were
+# measured with LoadGen 6.0.17 and an immediate answer: MultiStream per query of 8, Offline per sample.
+BYTES_PER_QUERY = {"Server": 342, "SingleStream": 650, "MultiStream": 1330}
+BYTES_PER_OFFLINE_SAMPLE = 200
+LONG_TEST_S = 2 * 3600
+SERVER_FEWEST_VALID = 459  # queries at p99 with none over the limit: LoadGen's early stopping, fact sheet
+
+
+class PlanError(Exception):
+    """The manifest asks for a test that no LoadGen at hand can run; the text says what to do."""
+
+
+class AccuracyGoal(BaseModel):
+    """What an accuracy test must reach. `sample_count` is the size of the round's data set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metric: str
+    target: float
+    higher_is_better: bool
+    unit: str
+    sample_count: int
+
+
+class TestSpec(BaseModel):
+    """One test, fully determined.
+
+    `settings` are the TestSettings attributes that LoadGen must show when read back, seeds included;
+    `user_conf` yields them, once `attributes` (the seeds, which FromConfig does not read) are set. `digest`
+    changes when the test would.
+    """
+
+    __test__ = False
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    round: str
+    suite: str
+    division: str
+    benchmark: str
+    scenario: str
+    test: str
+    conf_model: str
+    settings: dict[str, int | float | bool]
+    user_conf: str
+    attributes: dict[str, int | float | bool]
+    seeds: dict[str, int]
+    limit_ns: int | None
+    performance_sample_count: int | None
+    result_key: str
+    accuracy: AccuracyGoal | None
+    broken_rules: list[Finding]
+    notes: list[str]
+    digest: str
+
+
+def plan(manifest: Manifest, found: Round) -> list[TestSpec]:
+    """The tests of a manifest, in its order; PlanError if one cannot be run at all."""
+    benchmark = found.benchmark(manifest.benchmark)
+    return [
+        _spec(manifest, found, benchmark, scenario, test)
+        for scenario in manifest.scenarios
+        for test in manifest.runs
+    ]
+
+
+def _spec(manifest: Manifest, found: Round, benchmark: Benchmark, scenario: str, test: str) -> TestSpec:
+    _refuse_old_multistream(manifest, found, scenario)
+    user = manifest.conf_words(scenario)
+    coalesce = manifest.division != "network"
+    words = merged_words(found, benchmark.name, scenario, user, coalesce=coalesce)
+    seeds = {**found.seeds, **manifest.seeds()}
+    settings: dict[str, Value] = {**attributes_of(found, scenario, words), **seeds}
+    count = int(settings["performance_sample_count_override"])
+    goal = None
+    if test == "accuracy":
+        target = benchmark.accuracy.target if manifest.accuracy_target is None else manifest.accuracy_target
+        kept = benchmark.accuracy.model_dump(include={"metric", "higher_is_better", "unit"})
+        goal = AccuracyGoal(**kept, target=target, sample_count=benchmark.accuracy_sample_count)
+    spec = TestSpec(
+        name=f"{scenario}-{test}",
+        round=found.name,
+        suite=manifest.suite,
+        division=manifest.division,
+        benchmark=benchmark.name,
+        scenario=scenario,
+        test=test,
+        conf_model=benchmark.conf_model_name,
+        settings=settings,
+        user_conf=user_conf_text(found, benchmark.name, scenario, words, user),
+        attributes={**seeds},
+        seeds=seeds,
+        limit_ns=int(settings["server_target_latency_ns"]) if scenario == "Server" else None,
+        performance_sample_count=count or None,
+        result_key=found.result_keys[scenario],
+        accuracy=goal,
+        broken_rules=list(_findings(manifest, found, benchmark, scenario, test, settings)),
+        notes=list(_notes(found, scenario, test, settings, user)),
+        digest="",
+    )
+    return spec.model_copy(update={"digest": _digest(manifest, spec)})
+
+
+def _refuse_old_multistream(manifest: Manifest, found: Round, scenario: str) -> None:
+    if scenario == "MultiStream" and found.fixed_interval_multistream and manifest.loadgen.path is None:
+        raise PlanError(
+            f"MultiStream of round {found.name} (fixed interval) is not in LoadGen 6: build LoadGen from "
+            f"{found.loadgen.tag} and name the folder of its module in loadgen.path, or leave MultiStream out"
+        )
+
+
+def _findings(
+    manifest: Manifest,
+    found: Round,
+    benchmark: Benchmark,
+    scenario: str,
+    test: str,
+    settings: dict[str, Value],
+) -> Iterator[Finding]:
+    yield from manifest_findings(found, benchmark, manifest)
+    yield from suite_findings(found, benchmark, manifest, scenario)
+    yield from seed_findings(found, manifest.seeds())
+    if test == "performance":
+        yield from settings_findings(found, benchmark, manifest, scenario, settings)
+    else:
+        yield from accuracy_findings(found, benchmark, settings)
+
+
+def _notes(
+    found: Round, scenario: str, test: str, settings: dict[str, Value], user: dict[str, int | float]
+) -> Iterator[str]:
+    """What breaks no rule and is seldom meant."""
+    if test == "accuracy":
+        return
+    if scenario in ("Server", "Offline") and "target_qps" not in user:
+        what = "1 query" if scenario == "Server" else "1 sample"
+        yield f"loadgen.{scenario}.target_qps is not set: LoadGen reckons with {what} a second"
+    old_multistream = "multi_stream_target_qps" in settings
+    if scenario in ("SingleStream", "MultiStream") and "target_latency" not in user and not old_multistream:
+        hint = found.words[scenario]["target_latency"]
+        yield (
+            f"loadgen.{scenario}.target_latency is not set: LoadGen expects {hint} ms a query, and a system "
+            "more than twice as fast runs out of queries"
+        )
+    if scenario == "Server":
+        queries = expected_queries(scenario, settings)
+        if queries < SERVER_FEWEST_VALID and settings["server_target_latency_percentile"] == 0.99:
+            yield f"about {queries} queries: early stopping calls fewer than {SERVER_FEWEST_VALID} INVALID"
+        seconds = queries / float(settings["server_target_qps"])
+        if seconds > LONG_TEST_S:
+            yield f"at this target_qps the test takes {seconds / 3600:.1f} hours (min_query_count)"
+    for low, high in (("min_duration_ms", "max_duration_ms"), ("min_query_count", "max_query_count")):
+        if 0 < settings[high] < settings[low] and scenario != "Offline":
+            yield f"{high} is below {low}: LoadGen will call the result INVALID"
+
+
+def _digest(manifest: Manifest, spec: TestSpec) -> str:
+    """sha256 over everything that makes this test what it is.
+
+    Left out: the run's name, the other scenarios of the manifest, and findings and notes, which follow from
+    the rest or concern the manifest; so a scenario can be added without running the others again.
+    """
+    parts: dict[str, Any] = {
+        "task": manifest.task_options() | {"name": manifest.task.name, "sha256": manifest.task.sha256},
+        "backend": manifest.backend_options(),
+        "workers": manifest.workers.model_dump(mode="json"),
+        "dispatch": manifest.dispatch.model_dump(mode="json") | {"on_loss": manifest.on_loss},
+        "loadgen_folder": manifest.loadgen_folder(),
+        "spec": spec.model_dump(mode="json", exclude={"broken_rules", "notes", "digest"}),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def memory_needed_bytes(spec: TestSpec) -> int:
+    """The memory that LoadGen itself needs for a test; the SUT's comes on top."""
+    if spec.test == "accuracy":
+        samples = spec.accuracy.sample_count if spec.accuracy else 0
+        return samples * max(BYTES_PER_QUERY.values())
+    if spec.scenario == "Offline":
+        samples = offline_samples_per_query(spec.settings, spec.performance_sample_count or 0)
+        return samples * BYTES_PER_OFFLINE_SAMPLE
+    return expected_queries(spec.scenario, spec.settings) * BYTES_PER_QUERY[spec.scenario]

@@ -1,0 +1,45 @@
+"""Which code and which libraries: what a record says of this side."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("loadgrid", "mlcommons-loadgen", "ray", "pyzmq", "numpy", "torch", "pydantic")
+
+
+def commit_of(root: Path = ROOT) -> dict[str, Any]:
+    """The checkout's commit and whether it has changes; commit None if `root` is not a git checkout."""
+    head = _git(root, "rev-parse", "HEAD")
+    if head is None:
+        return {"commit": None, "dirty": None}
+    status = _git(root, "status", "--porcelain")
+    return {"commit": head, "dirty": status is None or bool(status)}
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    # Without it, a folder inside somebody else's repository would report that repository's commit.
+    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(root.parent)}
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, env=environment, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def versions() -> dict[str, Any]:
+    """Versions of what this side runs on."""
+    found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found

@@ -1,0 +1,151 @@
+"""record.json: what one test was, what came of it, and why anyone should believe it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from orchestrator.timings import STAGES, Board, stage_summary
+
+SCHEMA = "loadgrid.record/1"
+
+
+class RecordError(Exception):
+    """A record cannot be read; the text names the file and the field."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Result(_Part):
+    """The verdict and the metric, from LoadGen's detail log alone."""
+
+    valid: bool | None
+    metric: str
+    value: float | None
+    unit: str
+    reasons: list[str]
+    percentiles_ms: dict[str, float] = {}
+    errors: list[str] = []
+
+
+class Accuracy(_Part):
+    """A scored accuracy test against its target."""
+
+    metric: str
+    value: float
+    target: float
+    unit: str
+    reached: bool
+    good: int
+    total: int
+
+
+class WorkerRecord(_Part):
+    """One worker: what it is, what it answered, where its samples' time went."""
+
+    name: str
+    node: str
+    device: str
+    model_hash: str
+    samples: int
+    batches: int
+    mean_batch_size: float | None
+    busy_s: float
+    stages: dict[str, dict[str, Any]]
+    facts: dict[str, Any]
+
+
+class LossRecord(_Part):
+    """A worker lost: when after the clock's start, why, and how many samples moved to others."""
+
+    worker: str
+    at_s: float | None
+    reason: str
+    moved: int
+
+
+class Record(_Part):
+    """One test. `official` is the conjunction of every reason why it might not be."""
+
+    # "schema" would hide a method of pydantic's, so the name in the file is an alias.
+    record_schema: str = SCHEMA
+    test: str
+    kind: Literal["performance", "accuracy"]
+    run: str
+    round: str
+    suite: str
+    division: str
+    benchmark: str
+    scenario: str
+    status: Literal["finished", "failed", "interrupted"]
+    reason: str
+    official: bool
+    unofficial_because: list[str]
+    result: Result
+    accuracy: Accuracy | None
+    settings: dict[str, Any]
+    seeds: dict[str, int]
+    payload_mode: str
+    security: str
+    on_loss: str
+    workers: list[WorkerRecord]
+    worker_differences: list[str]
+    losses: list[LossRecord]
+    late_answers: int
+    driver: dict[str, Any]
+    loadgen: dict[str, Any]
+    versions: dict[str, Any]
+    hashes: dict[str, str | None]
+    started: str
+    wall_s: float
+    digest: str
+
+    def to_json(self) -> bytes:
+        """The file's bytes, `schema` first."""
+        body = self.model_dump(mode="json")
+        return json.dumps({"schema": body.pop("record_schema"), **body}, indent=1).encode() + b"\n"
+
+
+def read_record(path: Path) -> Record:
+    """Read a record.json; RecordError if it is none."""
+    try:
+        body = json.loads(path.read_bytes())
+        if not isinstance(body, dict) or body.pop("schema", None) != SCHEMA:
+            raise RecordError(f"{path} is not a {SCHEMA}")
+        return Record.model_validate(body)
+    except OSError as error:
+        raise RecordError(f"{path}: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RecordError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except ValueError as error:
+        raise RecordError(f"{path} is not JSON: {error}") from None
+
+
+def worker_records(facts: list[dict[str, Any]], board: Board) -> list[WorkerRecord]:
+    """The workers of a test, with their stage times from the board."""
+    records = []
+    for i, fact in enumerate(facts):
+        batches = board.counter(i, "batches")
+        total = board.counter(i, "batch_samples")
+        shown = {k: v for k, v in fact.items() if k not in ("name", "node", "device", "model_hash")}
+        records.append(
+            WorkerRecord(
+                name=fact["name"],
+                node=str(fact.get("node", fact.get("host", ""))),
+                device=str(fact.get("device", "")),
+                model_hash=str(fact.get("model_hash", "")),
+                samples=board.counter(i, "samples"),
+                batches=batches,
+                mean_batch_size=round(total / batches, 2) if batches else None,
+                busy_s=round(board.counter(i, "busy_ns") / 1e9, 4),
+                stages={stage: stage_summary(board.stage(stage, i)) for stage in STAGES},
+                facts=shown,
+            )
+        )
+    return records
