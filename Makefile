@@ -10,7 +10,7 @@ SHELL := /bin/bash
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 # The 20 labelled ImageNet photos of the quickstart lie in this package; its own dependencies are large and not needed.
 PHOTOS := foolbox==3.3.4
 TESTS ?=

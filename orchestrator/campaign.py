@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import secrets
-import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +18,7 @@ from orchestrator.plan import TestSpec, plan
 from orchestrator.provenance import commit_of
 from orchestrator.record import Record
 from orchestrator.rules import Round, load_round
-from orchestrator.supervise import Hooks, run_test
+from orchestrator.supervise import Hooks, Outcome, run_test
 from orchestrator.timings import Board
 from workers.host import WorkerSpec
 from workers.library import Library, LibraryError
@@ -69,131 +68,101 @@ class Watcher(Protocol):
 
 
 @dataclass
-class Campaign:
-    """Runs one manifest; `stop` gives the reason to end at once, or None."""
+class Session:
+    """A manifest's data set and workers, ready to run test after test; a context manager."""
 
     manifest: Manifest
-    runs_dir: Path
     address: str
     watcher: Watcher
     stop: Callable[[], str | None] = lambda: None
-    records: list[Record] = field(default_factory=list)
 
-    def run(self) -> int:
-        """Run every test; returns the exit code. SetUpError and ClusterError if it cannot begin."""
-        m = self.manifest
-        self._round: Round = load_round(m.round)
-        specs = plan(m, self._round)
-        library = self._open_library()
-        self._paths = RunPaths.new(self.runs_dir, m.name)
-        write_atomically(self._paths.root / MANIFEST, m.raw)
-        self.watcher.planned(m, specs, self._paths.root)
-        self._commit = commit_of()
-        if m.workers.where == "local":
-            self._run_all(specs, library, None)
-        else:
-            self._run_on_ray(specs, library)
-        self.watcher.ended(self.records, self._paths.root)
-        return exit_code(self.records, bool(self.stop()))
+    def __enter__(self) -> Session:
+        self.round: Round = load_round(self.manifest.round)
+        self.library = self._open_library()
+        self.commit = commit_of()
+        self.fleet: cluster.RayFleet | None = None
+        if self.manifest.workers.where == "ray":
+            try:
+                self._start_fleet()
+            except BaseException:
+                self.__exit__()
+                raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.fleet is not None:
+            self.fleet.stop()
+        if self.manifest.workers.where == "ray":
+            cluster.disconnect()
 
     def _open_library(self) -> Library:
         """The prepared data set, on this host: its count, its labels, and its bytes in value mode."""
-        m = self.manifest
-        self.watcher.preparing(f"data set {m.task.name}")
+        task = self.manifest.task
+        self.watcher.preparing(f"data set {task.name}")
         try:
-            library = open_task(m.task.name, m.task_options()).prepare(cache_dir())
+            library = open_task(task.name, self.manifest.task_options()).prepare(cache_dir())
         except (TaskError, LibraryError) as error:
             raise SetUpError(str(error)) from None
         if not library.count:
-            raise SetUpError(f"task.name: the data set of {m.task.name} is empty")
+            raise SetUpError(f"task.name: the data set of {task.name} is empty")
         return library
 
-    def _run_on_ray(self, specs: Sequence[TestSpec], library: Library) -> None:
-        m = self.manifest
-        w = m.workers
+    def _start_fleet(self) -> None:
+        w = self.manifest.workers
         self.watcher.preparing("Ray")
-        wanted_cpus = max(int(w.count * w.num_cpus + 1), 2)
-        cluster.connect(self.address, num_cpus=wanted_cpus)
-        fleet = None
-        try:
-            self.watcher.preparing("workers")
-            place = cluster.Placement(w.count, w.placement, w.num_cpus, w.num_gpus)
-            fleet = cluster.RayFleet(place, self._worker_spec())
-            fleet.load(self.watcher.worker_ready, self.stop)
-            for text in fleet.differences():
-                self.watcher.warned(text)
-            self._run_all(specs, library, fleet)
-        finally:
-            if fleet is not None:
-                fleet.stop()
-            cluster.disconnect()
+        cluster.connect(self.address, num_cpus=max(int(w.count * w.num_cpus + 1), 2))
+        self.watcher.preparing("workers")
+        place = cluster.Placement(w.count, w.placement, w.num_cpus, w.num_gpus)
+        self.fleet = cluster.RayFleet(place, self._worker_spec())
+        self.fleet.load(self.watcher.worker_ready, self.stop)
+        for text in self.fleet.differences():
+            self.watcher.warned(text)
 
     def _worker_spec(self) -> WorkerSpec:
         m = self.manifest
-        device = "cuda" if m.workers.num_gpus else "cpu"
         return WorkerSpec(
             name="",
             task=m.task.name,
             task_options=m.task_options(),
-            backend={**m.backend_options(), "device": device},
+            backend={**m.backend_options(), "device": "cuda" if m.workers.num_gpus else "cpu"},
             max_batch=m.workers.max_batch,
             batch_deadline_ns=int(m.workers.batch_deadline_ms * 1e6),
             cache=str(cache_dir()),
             needs_library=m.dispatch.payload == "index",
         )
 
-    def _run_all(
-        self, specs: Sequence[TestSpec], library: Library, fleet: cluster.RayFleet | None
-    ) -> None:
-        for spec in specs:
-            if self.stop():
-                return
-            if fleet is not None and not fleet.names:
-                raise SetUpError("no worker is left: all were lost in earlier tests")
-            self.records.append(self._run_one(spec, library, fleet))
-
-    # -- one test ----------------------------------------------------------------------------------------------------
-
-    def _run_one(self, spec: TestSpec, library: Library, fleet: cluster.RayFleet | None) -> Record:
-        paths = self._paths.test(spec.name)
+    def run(self, spec: TestSpec, run: RunPaths) -> Record:
+        """Run one test into its folder of `run` and write its record."""
+        if self.fleet is not None and not self.fleet.names:
+            raise SetUpError("no worker is left: all were lost in earlier tests")
+        paths = run.test(spec.name)
         folder = paths.begin()
         write_atomically(folder / USER_CONF, spec.user_conf.encode())
-        order = self._order(spec, folder, library, fleet)
+        order = self._order(spec, folder)
         self.watcher.test_began(spec, [seat.name for seat in order.workers])
         started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        outcome = run_test(order, fleet, Hooks(self.watcher.event, self.watcher.tick, self.stop))
-        evidence = Evidence(self.manifest, self._round, self._commit, library, self._paths.root.name)
-        facts, differences, remote = outcome.workers, [], []
-        if fleet is not None:
-            facts = [fact for fact in fleet.facts if fact["name"] in [w.name for w in order.workers]]
-            differences, here = fleet.differences(), cluster.node_address()
-            remote = sorted({str(fact["node"]) for fact in facts if fact["node"] != here})
-        record = evidence.record(spec, order, outcome, Crew(facts, differences, remote), started)
+        outcome = run_test(order, self.fleet, Hooks(self.watcher.event, self.watcher.tick, self.stop))
+        evidence = Evidence(self.manifest, self.round, self.commit, self.library, run.root.name)
+        record = evidence.record(spec, order, outcome, self._crew(order, outcome), started)
         write_atomically(folder / RECORD, record.to_json())
-        final = paths.finish()
-        self.watcher.test_ended(record, final)
+        self.watcher.test_ended(record, paths.finish())
         return record
 
-    def _order(
-        self, spec: TestSpec, folder: Path, library: Library, fleet: cluster.RayFleet | None
-    ) -> TestOrder:
+    def _crew(self, order: TestOrder, outcome: Outcome) -> Crew:
+        if self.fleet is None:
+            return Crew(outcome.workers, [], [])
+        names = [seat.name for seat in order.workers]
+        facts = [fact for fact in self.fleet.facts if fact["name"] in names]
+        here = cluster.node_address()
+        return Crew(facts, self.fleet.differences(), sorted({f["node"] for f in facts if f["node"] != here}))
+
+    def _order(self, spec: TestSpec, folder: Path) -> TestOrder:
         m = self.manifest
         d = m.dispatch
         local = None
-        if fleet is None:
+        if self.fleet is None:
             made = self._worker_spec()
-            local = LocalWorker(
-                **{k: getattr(made, k) for k in LocalWorker.model_fields}
-            )
-            seats = [Seat(name=f"worker-{i}", max_batch=m.workers.max_batch) for i in range(m.workers.count)]
-        else:
-            facts = {fact["name"]: fact for fact in fleet.facts}
-            keys = fleet.keys() if d.security == "curve" else [""] * len(fleet.names)
-            seats = [
-                Seat(name=n, public_key=k, warm_up=facts[n]["warm_up"], max_batch=facts[n]["max_batch"])
-                for n, k in zip(fleet.names, keys, strict=True)
-            ]
-        listen = d.listen or ("127.0.0.1" if fleet is None else cluster.node_address())
+            local = LocalWorker(**{key: getattr(made, key) for key in LocalWorker.model_fields})
         return TestOrder(
             name=spec.name,
             epoch=secrets.randbelow(2**32 - 1) + 1,
@@ -205,22 +174,53 @@ class Campaign:
             conf_file=str((folder / USER_CONF).absolute()),
             attributes=spec.attributes,
             expected=spec.settings,
-            sample_count=library.count,
-            performance_count=min(spec.performance_sample_count or library.count, library.count),
+            sample_count=self.library.count,
+            performance_count=min(spec.performance_sample_count or self.library.count, self.library.count),
             network=m.division == "network",
             payload=d.payload,
-            library=str(library.folder),
+            library=str(self.library.folder),
             security=d.security,
-            address=listen,
+            address=d.listen or ("127.0.0.1" if self.fleet is None else cluster.node_address()),
             ports=d.ports,
             io_threads=d.io_threads or IO_THREADS[d.payload],
             on_loss=m.on_loss,
-            workers=seats,
+            workers=self._seats(),
             local=local,
-            attach_timeout_s=ATTACH_TIMEOUT_S if fleet else LOCAL_ATTACH_TIMEOUT_S,
+            attach_timeout_s=ATTACH_TIMEOUT_S if self.fleet else LOCAL_ATTACH_TIMEOUT_S,
             schedule_seed=spec.seeds["schedule_rng_seed"],
             target_qps=float(spec.settings.get("server_target_qps", 0) or 0),
         )
+
+    def _seats(self) -> list[Seat]:
+        """The workers that live, each with a fresh key."""
+        if self.fleet is None:
+            w = self.manifest.workers
+            return [Seat(name=f"worker-{i}", max_batch=w.max_batch) for i in range(w.count)]
+        facts = {fact["name"]: fact for fact in self.fleet.facts}
+        secure = self.manifest.dispatch.security == "curve"
+        keys = self.fleet.keys() if secure else [""] * len(self.fleet.names)
+        return [
+            Seat(name=n, public_key=k, warm_up=facts[n]["warm_up"], max_batch=facts[n]["max_batch"])
+            for n, k in zip(self.fleet.names, keys, strict=True)
+        ]
+
+
+def run_campaign(
+    manifest: Manifest, runs_dir: Path, address: str, watcher: Watcher, stop: Callable[[], str | None]
+) -> int:
+    """Run every test of a manifest; returns the exit code. SetUpError and ClusterError if it cannot begin."""
+    specs = plan(manifest, load_round(manifest.round))
+    records: list[Record] = []
+    with Session(manifest, address, watcher, stop) as session:
+        run = RunPaths.new(runs_dir, manifest.name)
+        write_atomically(run.root / MANIFEST, manifest.raw)
+        watcher.planned(manifest, specs, run.root)
+        for spec in specs:
+            if stop():
+                break
+            records.append(session.run(spec, run))
+    watcher.ended(records, run.root)
+    return exit_code(records, bool(stop()))
 
 
 def exit_code(records: Sequence[Record], interrupted: bool) -> int:

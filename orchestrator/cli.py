@@ -16,8 +16,8 @@ from orchestrator.campaign import (
     EXIT_INTERRUPTED,
     EXIT_SETUP,
     EXIT_USAGE,
-    Campaign,
     SetUpError,
+    run_campaign,
 )
 from orchestrator.console import Console, print_plan
 from orchestrator.manifest import ManifestError, load_manifest, manifest_schema
@@ -69,7 +69,7 @@ def run(
         plan(manifest, load_round(manifest.round))
     codes = []
     for manifest in loaded:
-        codes.append(Campaign(manifest, runs_dir, address, console, stop).run())
+        codes.append(run_campaign(manifest, runs_dir, address, console, stop))
         if stop():
             raise typer.Exit(EXIT_INTERRUPTED)
     # Of several runs the worst decides: a failed test, then an invalid one.

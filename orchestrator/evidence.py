@@ -165,4 +165,10 @@ def _losses(outcome: Outcome) -> list[LossRecord]:
 
 def _driver(outcome: Outcome) -> dict[str, Any]:
     told = {key: outcome.result.get(key) for key in FROM_RESULT}
+    board = outcome.board
+    began_ns = board.total("started_ns")
+    told["start_s"] = {
+        name: round((board.total(key) - began_ns) / 1e9, 4) if began_ns and board.total(key) else None
+        for name, key in (("first_issue", "first_issue_ns"), ("first_answer", "first_done_ns"))
+    }
     return told | {name: outcome.board.total(name) for name in ("issued", "completed")}

@@ -1,11 +1,12 @@
 """The dispatcher thread: drains answers, takes what LoadGen issued, sends, then sleeps in one wait.
 
-This is the hottest loop of the program. The issue callback appends one tuple and returns; everything else happens here, one
-frame at a time, so that messages grow exactly when the system is busy.
+This is the hottest loop of the program. The issue callback appends one lump and returns; everything else happens
+here, one frame at a time, so that messages grow exactly when the system is busy.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -34,6 +35,7 @@ from workers.protocol import (
 # Messages drained before what waits is sent: bounds how long an issue can wait behind answers.
 DRAIN_AT_MOST = 64
 CHECK_EVERY_NS = 100_000_000
+STALL_NS = 1_000_000_000
 IDLE_WAIT_MS = 50
 PINGS = 8
 ROWS_AT_MOST = 4096
@@ -83,10 +85,11 @@ class Exchange:
         self._watch_hangs = False
         self._seen: dict[Kind, dict[int, bytes]] = {}
         self._changed = threading.Condition()
-        self._next_check_ns = 0
+        self._checked_ns = 0
+        self._behind = False  # messages may wait that no drain has seen
         self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
 
-    # -- called from LoadGen's threads -------------------------------------------------------------------------------
+    # -- called from LoadGen's threads -----------------------------------------------------------------------
 
     def issue(self, ids: Ids, indices: Ids) -> None:
         """LoadGen's issue callback: note the samples and return."""
@@ -118,7 +121,7 @@ class Exchange:
         named = self._ask_all(Kind.NAMED, control(Kind.NAME, self._epoch))
         return [named[i].decode(errors="replace") for i in sorted(named)]
 
-    # -- called from the main thread ---------------------------------------------------------------------------------
+    # -- called from the main thread -------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start the dispatcher thread."""
@@ -132,8 +135,9 @@ class Exchange:
 
     def lose(self, name: str, reason: str) -> None:
         """Somebody else (Ray) saw that a worker died."""
-        numbers = [i for i, seat in enumerate(self._dispatcher.seats) if seat.name == name]
-        self._call(lambda: [self._lose(number, reason) for number in numbers])
+        names = [seat.name for seat in self._dispatcher.seats]
+        if name in names:
+            self._call(lambda: self._lose(names.index(name), reason))
 
     def stop(self) -> None:
         """Tell the workers that the test is over, fold the last timings, end the thread."""
@@ -141,7 +145,7 @@ class Exchange:
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(timeout=10)
 
-    # -- the loop ----------------------------------------------------------------------------------------------------
+    # -- the loop --------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
@@ -150,7 +154,7 @@ class Exchange:
                 busy |= self._take()
                 busy |= self._send()
                 now = time.monotonic_ns()
-                if now >= self._next_check_ns:
+                if now - self._checked_ns >= CHECK_EVERY_NS:
                     self._check(now)
                 if not busy:
                     self._sleep()
@@ -171,8 +175,10 @@ class Exchange:
         for count in range(DRAIN_AT_MOST):
             got = self._link.recv()
             if got is None:
+                self._behind = False
                 return count > 0
             self._handle(*got)
+        self._behind = True
         return True
 
     def _take(self) -> bool:
@@ -182,6 +188,8 @@ class Exchange:
         while pending:
             lump = pending.popleft()
             self._issue_log.add(lump.issued_ns, len(lump.ids))
+            if not self._dispatcher.issued:
+                self._timings.board.set_total("first_issue_ns", lump.issued_ns)
             self._dispatcher.issue(lump)
         while self._commands:
             self._commands.popleft()()
@@ -200,15 +208,17 @@ class Exchange:
 
     def _check(self, now_ns: int) -> None:
         """A few times a second: broken links, hangs, and the counters that others read."""
-        self._next_check_ns = now_ns + CHECK_EVERY_NS
+        stalled = now_ns - self._checked_ns > STALL_NS
+        self._checked_ns = now_ns
         for worker, reason in self._link.lost():
             self._lose(worker, reason)
-        if self._watch_hangs:
+        # What waits here unread, or came while this process stood still, is not the worker's hang.
+        if self._watch_hangs and not (self._behind or stalled):
             for worker, age_s in self._dispatcher.hung(now_ns):
                 self._lose(worker, f"it holds a frame unanswered for {age_s:.1f} s")
         self._publish(now_ns)
 
-    # -- messages ----------------------------------------------------------------------------------------------------
+    # -- messages --------------------------------------------------------------------------------------------
 
     def _handle(self, worker: int, parts: list[Buffer]) -> None:
         name = self._dispatcher.seats[worker].name
@@ -223,17 +233,21 @@ class Exchange:
             body = control_body(parts)
         except ProtocolError as error:
             raise ExchangeFailed(f"worker {name} sent a malformed frame: {error}") from None
+        seat = self._dispatcher.seats[worker]
+        if not seat.alive:
+            return  # its loss is booked, and what held it up may well end in an error
         if head.kind is Kind.FAIL:
-            self._fail_or_lose(worker, body.decode(errors="replace"))
-            return
+            raise ExchangeFailed(f"worker {name} failed: {body.decode(errors='replace')}")
         if head.kind is Kind.PONG:
             rtt_s = (time.monotonic_ns() - head.number) * 1e-9
-            seat = self._dispatcher.seats[worker]
             seat.wire_s = min(seat.wire_s or rtt_s, rtt_s)
         if head.kind is Kind.HELLO:
             if body.decode(errors="replace") != name:
                 raise ExchangeFailed(f"worker {body!r} connected in the place of worker {name}")
-            self._link.send(worker, control(Kind.WELCOME, self._epoch))
+            try:
+                self._link.send(worker, control(Kind.WELCOME, self._epoch))
+            except LinkDown as error:
+                self._lose(worker, str(error))
         with self._changed:
             self._seen.setdefault(head.kind, {})[worker] = body
             self._changed.notify_all()
@@ -246,20 +260,17 @@ class Exchange:
         for segment in answer.segments:
             flight = flights.get(segment.frame)
             if flight is not None:
-                rows.append(
-                    (worker, segment.count, flight.issued_ns, flight.sent_ns, segment.received_ns)
-                    + (answer.started_ns, answer.computed_ns, answer.sent_ns, now)
-                )
+                sent = (worker, segment.count, flight.issued_ns, flight.sent_ns)
+                back = (segment.received_ns, answer.started_ns, answer.computed_ns, answer.sent_ns, now)
+                rows.append(sent + back)
         completion = self._dispatcher.answer(worker, answer, now)
         self._timings.batches.append((worker, answer.batch_size, answer.computed_ns - answer.started_ns))
         if completion is not None:
+            if self._dispatcher.completed == len(completion.ids):
+                self._timings.board.set_total("first_done_ns", now)
             self._complete(completion)
         if len(rows) >= ROWS_AT_MOST:
             self._fold()
-
-    def _fail_or_lose(self, worker: int, reason: str) -> None:
-        """A worker said that it cannot go on: an exception in its backend ends the test."""
-        raise ExchangeFailed(f"worker {self._dispatcher.seats[worker].name} failed: {reason}")
 
     def _lose(self, worker: int, reason: str) -> None:
         """Book a loss; the samples move, or the test ends."""
@@ -272,7 +283,7 @@ class Exchange:
             with self._changed:
                 self._changed.notify_all()
 
-    # -- asking all workers ------------------------------------------------------------------------------------------
+    # -- asking all workers ----------------------------------------------------------------------------------
 
     def _ask_all(self, reply: Kind, message: list[Buffer], timeout_s: float = 600.0) -> dict[int, bytes]:
         """Send a message to every live worker and wait for all replies."""
@@ -305,13 +316,13 @@ class Exchange:
                 if not self._changed.wait(min(until - time.monotonic(), 1.0)) and time.monotonic() > until:
                     raise ExchangeFailed(f"after {timeout_s:g} s worker {', '.join(missing)} {what}")
 
-    def _call(self, command: Callable[[], object]) -> None:
+    def _call(self, command: Callable[[], None]) -> None:
         """Run something on the dispatcher thread."""
-        self._commands.append(lambda: (command(), None)[1])
+        self._commands.append(command)
         self._asleep = False
         self._link.wake()
 
-    # -- the end -----------------------------------------------------------------------------------------------------
+    # -- the end ---------------------------------------------------------------------------------------------
 
     def _say_bye(self) -> None:
         for i, seat in enumerate(self._dispatcher.seats):
@@ -325,7 +336,8 @@ class Exchange:
 
     def _fail(self, reason: str) -> None:
         self.failure = reason
-        self._publish(time.monotonic_ns())
+        with contextlib.suppress(Exception):  # whatever is wrong with the counters, the failure must be heard
+            self._publish(time.monotonic_ns())
         with self._changed:
             self._changed.notify_all()
         self._on_failure(reason)

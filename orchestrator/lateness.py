@@ -19,6 +19,7 @@ class IssueLog:
         self._times = np.empty(capacity, np.int64)
         self._counts = np.empty(capacity, np.int32)
         self._n = 0
+        self._starts = [0]
 
     def add(self, issued_ns: int, count: int) -> None:
         """Note one callback."""
@@ -28,10 +29,23 @@ class IssueLog:
             self._counts[n] = count
             self._n = n + 1
 
+    def start_set(self) -> None:
+        """A sample set was loaded: LoadGen begins its schedule anew with each (an accuracy test has several)."""
+        if self._starts[-1] != self._n:
+            self._starts.append(self._n)
+
     @property
     def lumps(self) -> tuple[np.ndarray, np.ndarray]:
         """Times in ns and sample counts of the callbacks noted."""
         return self._times[: self._n], self._counts[: self._n]
+
+    @property
+    def sets(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The same, one pair per sample set that brought any."""
+        ends = [*self._starts[1:], self._n]
+        return [
+            (self._times[a:b], self._counts[a:b]) for a, b in zip(self._starts, ends, strict=True) if b > a
+        ]
 
 
 @dataclass(frozen=True)
@@ -52,7 +66,8 @@ def server_schedule_ns(seed: int, target_qps: float, count: int) -> np.ndarray:
     if count < 1:
         return np.zeros(0, np.int64)
     words = np.random.RandomState(seed & 0xFFFFFFFF).randint(0, 2**32, 2 * (count - 1), np.uint32)
-    u = (words[0::2] + words[1::2] * 2.0**32) / 2.0**64
+    # Rounding can make 1.0 of the largest pairs; like LoadGen's generator, take the number below it.
+    u = np.minimum((words[0::2] + words[1::2] * 2.0**32) / 2.0**64, np.nextafter(1.0, 0.0))
     gaps = np.floor(-np.log1p(-u) / target_qps * 1e9).astype(np.int64)
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(gaps)])
 
@@ -60,14 +75,14 @@ def server_schedule_ns(seed: int, target_qps: float, count: int) -> np.ndarray:
 def server_lateness(log: IssueLog, seed: int, target_qps: float) -> Lateness | None:
     """Lateness of the logged callbacks; None if there were none.
 
-    The start of LoadGen's clock is not known; it is taken from the promptest issue, so that one is 0 late.
+    The start of LoadGen's clock is not known; it is taken from the promptest issue of each set, so that one is 0 late.
     """
-    times, counts = log.lumps
-    if not len(times):
+    pieces = []
+    for times, counts in log.sets:
+        late = np.repeat(times, counts) - server_schedule_ns(seed, target_qps, int(counts.sum()))
+        pieces.append(late - late.min())
+    if not pieces:
         return None
-    total = int(counts.sum())
-    schedule = server_schedule_ns(seed, target_qps, total)
-    late = np.repeat(times, counts) - schedule
-    late -= late.min()
+    late = np.concatenate(pieces)
     p50, p99 = np.percentile(late, [50, 99]) / 1e6
-    return Lateness(total, round(float(p50), 4), round(float(p99), 4), round(float(late.max()) / 1e6, 4))
+    return Lateness(len(late), round(float(p50), 4), round(float(p99), 4), round(float(late.max()) / 1e6, 4))

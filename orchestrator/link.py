@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,10 +11,18 @@ import zmq
 from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils.monitor import parse_monitor_message
 
-from workers.port import NO_COPY_BYTES, harden
+from workers.port import NO_COPY_BYTES, harden, readable
 from workers.protocol import Buffer
 
 ZAP_DOMAIN = "loadgrid"
+
+
+# How long the last messages (BYE) may take to leave when a link is closed.
+CLOSE_LINGER_MS = 500
+
+
+class LinkError(Exception):
+    """The test cannot listen where it was told to; the text says where and the mend."""
 
 
 class LinkDown(Exception):
@@ -69,7 +78,7 @@ class _KnownKeys:
 class RouterLink:
     """A ROUTER bound to one address, one key per worker, a fresh server key per test.
 
-    `ports` (low, high) bounds the port for firewalls; None lets the system choose. Sources: facts measured on libzmq 4.3.5.
+    `ports` (low, high) bounds the port for firewalls; None lets the system choose. LinkError if it cannot listen.
     """
 
     def __init__(
@@ -82,6 +91,7 @@ class RouterLink:
         io_threads: int = 1,
     ) -> None:
         self._peers = peers
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._context = zmq.Context(io_threads)
         self._context.setsockopt(zmq.MAX_SOCKETS, 4096)
         self._auth: ThreadAuthenticator | None = None
@@ -90,20 +100,24 @@ class RouterLink:
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
         self.server_key: str | None = None
-        if security == "curve":
-            self._secure()
+        self._secure = security != "none"
+        if self._secure:
+            self._use_keys()
         self._numbers = {identity_of(i): i for i in range(len(peers))}
         self._descriptors: dict[int, int] = {}  # of the connection -> worker
         self._admitted = [False] * len(peers)
         self._lost: list[tuple[int, str]] = []
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poller = zmq.Poller()
         for item in (self._socket, self._monitor, self._wake):
             self._poller.register(item, zmq.POLLIN)
-        self.endpoint = self._bind(address, ports)
+        try:
+            self.endpoint = self._bind(address, ports)
+        except LinkError:
+            self.close()
+            raise
 
-    def _secure(self) -> None:
+    def _use_keys(self) -> None:
         self._auth = ThreadAuthenticator(self._context)
         self._auth.start()
         self._auth.configure_curve_callback(ZAP_DOMAIN, credentials_provider=_KnownKeys(self._peers))
@@ -118,11 +132,18 @@ class RouterLink:
         host = f"[{address}]" if ":" in address else address
         if ":" in address:
             self._socket.setsockopt(zmq.IPV6, 1)
-        if ports is None:
-            self._socket.bind(f"tcp://{host}:*")
-        else:
-            self._socket.bind_to_random_port(f"tcp://{host}", ports[0], ports[1] + 1, max_tries=1000)
-        return str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
+        low, high = ports or (0, 0)
+        # The next test takes another port where there is one: a straggler of this one knocks at a closed door.
+        first = secrets.randbelow(high - low + 1)
+        for port in [*range(low + first, high + 1), *range(low, low + first)]:
+            try:
+                self._socket.bind(f"tcp://{host}:{port or '*'}")
+            except zmq.ZMQError as error:
+                if error.errno == zmq.EADDRINUSE:
+                    continue
+                raise LinkError(f"cannot listen on {address}: {error.strerror}") from None
+            return str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
+        raise LinkError(f"every port of {low} to {high} on {address} is taken: widen dispatch.ports")
 
     def send(self, worker: int, parts: list[Buffer]) -> None:
         """Send a message; LinkDown if the worker cannot be reached."""
@@ -150,29 +171,34 @@ class RouterLink:
                 more = frame.more
                 parts.append(frame.bytes if len(frame) <= NO_COPY_BYTES else frame.buffer)
             worker = self._numbers.get(identity)
-            if worker is None:
+            # The key of every message (1 us): an identity is free again as soon as its connection breaks, and
+            # any worker of this test could take it.
+            if worker is None or (self._secure and first.get("User-Id") != self._peers[worker].public_key):
                 continue
-            if not self._admitted[worker] and not self._admit(worker, first):
-                continue
+            if not self._admitted[worker]:
+                self._admit(worker, first)
             return worker, parts
 
-    def _admit(self, worker: int, frame: zmq.Frame) -> bool:
-        """On a worker's first message: the key must be that worker's, and its connection is remembered."""
-        if self.server_key is not None and frame.get("User-Id") != self._peers[worker].public_key:
-            return False
+    def _admit(self, worker: int, frame: zmq.Frame) -> None:
+        """On a worker's first message: remember its connection, to know whom a break concerns."""
+        # Descriptors are numbers that the system gives out again: what closed before must not be taken for this.
+        self._collect()
         self._descriptors[int(frame.get(zmq.SRCFD))] = worker
         self._admitted[worker] = True
-        return True
 
-    def lost(self) -> list[tuple[int, str]]:
-        """Workers whose connection closed since the last call."""
-        while self._monitor.poll(0):
+    def _collect(self) -> None:
+        """Note which workers' connections have closed."""
+        while readable(self._monitor):
             event = parse_monitor_message(self._monitor.recv_multipart())
             worker = self._descriptors.pop(int(event["value"]), None)
             if worker is not None:
-                # The identity stays taken: a worker that lost its link never comes back into this test.
+                # A worker that lost its link never comes back into this test.
                 self._numbers.pop(identity_of(worker), None)
                 self._lost.append((worker, "its link to the test closed"))
+
+    def lost(self) -> list[tuple[int, str]]:
+        """Workers whose connection closed since the last call."""
+        self._collect()
         found, self._lost = self._lost, []
         return found
 
@@ -181,6 +207,8 @@ class RouterLink:
         for item, _ in self._poller.poll(timeout_ms):
             if item == self._wake:
                 os.eventfd_read(self._wake)
+            elif item is self._monitor:
+                self._collect()
 
     def wake(self) -> None:
         """End a wait; safe from any thread."""
@@ -188,9 +216,11 @@ class RouterLink:
 
     def close(self) -> None:
         """Close the socket and give everything back."""
+        if self._socket.closed:
+            return
         self._socket.disable_monitor()
         self._monitor.close(0)
-        self._socket.close(0)
+        self._socket.close(CLOSE_LINGER_MS)
         if self._auth is not None:
             self._auth.stop()
         self._context.term()

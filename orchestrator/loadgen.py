@@ -1,24 +1,31 @@
-"""The only importer of mlperf_loadgen. What bites, measured on 6.0.17:
+"""The only importer of mlperf_loadgen. What bites, measured on 6.0.17 and, where named, v1.0.1 and r1.1 ("old"):
 
 - One configuration a process: FromConfig (conf_type 1) works once, and a failed first call uses the chance up.
 - FromConfig never raises: a missing file gives -2, an unknown model or scenario 0. Settings are read back here.
-- Seeds in user.conf are ignored without a word: they are set as attributes, after FromConfig.
-- An exception in the issue callback aborts the process. Ours append to a deque and cannot raise.
-- StartTest reads `audit.config` from the working directory unless another path is named: it always is.
+- Seeds in user.conf are ignored without a word: they are set as attributes, after FromConfig. (Old reads them.)
+- An exception in a callback aborts the process: every callback is contained here.
+- StartTest reads `audit.config` from the working directory unless another path is named: it always is. Old cannot be
+  told another path, so it runs only where none lies.
 - Ids are pointers that LoadGen reuses; completing a stale one completes another sample, or crashes.
 - A response's buffer is read during QuerySamplesComplete only.
 - The embedded settings are wrong for rounds v1.0 and v1.1: rounds/*.yaml carries the overrides.
 - ConstructQDL has only the slow callback, and is needed for "Network SUT" names.
+- Old has no FirstTokenComplete (by this it is known here), takes a third callback for latencies, brings no settings of
+  its own, lacks some attributes of TestSettings, and holds a latency as an integer where 6.0.17 holds a float.
+  Its version is told in the detail log only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
+import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,22 +80,32 @@ def file_sha256(module: ModuleType) -> str:
     return hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()
 
 
+def _give_up(error: BaseException) -> None:
+    print(f"error in a LoadGen callback: {error}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
 @dataclass(frozen=True)
 class Callbacks:
-    """What LoadGen calls: the issue of ids and indices, load and unload of indices, and the node names."""
+    """What LoadGen calls: the issue of ids and indices, load and unload of indices, and the node names.
+
+    `on_error` hears of an exception in one of them and has to end the test from outside: LoadGen's thread stands
+    still from then on, because it must not go on with samples that are not there.
+    """
 
     issue: Callable[[Ids, Ids], None]
     load: Callable[[Sequence[int]], None]
     unload: Callable[[Sequence[int]], None]
     name: Callable[[], str] | None = None  # given: a Network SUT
+    on_error: Callable[[BaseException], None] = _give_up
 
 
 class ResponsePool:
     """QuerySampleResponse objects made once and reused: setting `.id` costs a third of building one.
 
-    Where the objects' memory is laid out as expected (checked at start by writing through memory and reading back through
-    the objects), ids, addresses and sizes of a whole lump are written by one NumPy scatter each: 97 to 155 ns a sample
-    instead of 560. Otherwise the attributes are set one by one.
+    Where the objects' memory is laid out as expected (checked at start by writing through memory and reading back
+    through the objects), ids, addresses and sizes of a whole lump are written by one NumPy scatter each: 97 to 155 ns
+    a sample instead of 560. Otherwise the attributes are set one by one.
     """
 
     def __init__(self, module: ModuleType, size: int = 4096) -> None:
@@ -104,11 +121,11 @@ class ResponsePool:
         n = len(completion.ids)
         if n > len(self._pool):
             self._grow(max(n, 2 * len(self._pool)))
-        base = completion.blob.ctypes.data if completion.blob.size else 0
+        base = int(completion.blob.ctypes.data) if completion.blob.size else 0
         offsets, sizes = completion.offsets, completion.sizes
         if offsets is None:
             assert isinstance(sizes, int)
-            addresses: Any = np.arange(base, base + n * sizes, sizes, np.uint64) if sizes else 0
+            addresses: Any = np.arange(base, base + n * sizes, sizes, dtype=np.uint64) if sizes else 0
         else:
             addresses = (offsets + base).astype(np.uint64)
         if self._memory is not None:
@@ -122,15 +139,10 @@ class ResponsePool:
 
     def _set_attributes(self, ids: np.ndarray, addresses: Any, sizes: Any) -> None:
         n = len(ids)
-        columns = zip(
-            self._pool,
-            ids.tolist(),
-            np.broadcast_to(addresses, n).tolist(),
-            np.broadcast_to(sizes, n).tolist(),
-            strict=False,
-        )
-        for response, response.id, response.data, response.size in columns:
-            pass
+        places = np.broadcast_to(addresses, n).tolist()
+        lengths = np.broadcast_to(sizes, n).tolist()
+        for response, one_id, place, length in zip(self._pool, ids.tolist(), places, lengths, strict=False):
+            response.id, response.data, response.size = one_id, place, length
 
     def _grow(self, size: int) -> None:
         new = [self._module.QuerySampleResponse(0, 0, 0) for _ in range(size - len(self._pool))]
@@ -146,7 +158,7 @@ class ResponsePool:
             return
         low, high = int(addresses.min()), int(addresses.max()) + 8 * len(FIELD_WORDS)
         words = (ctypes.c_uint64 * ((high - low) // 8)).from_address(low)
-        self._memory = np.frombuffer(words, np.uint64)
+        self._memory = np.ctypeslib.as_array(words)
         self._at = ((addresses - low) // 8).astype(np.int64)
         self._check_scatter()
 
@@ -184,8 +196,7 @@ class LoadGen:
 
     def __init__(self, path: Path | None) -> None:
         self.module = import_loadgen(path)
-        # Modules before 2.0 take a third callback and a mlperf.conf of their own.
-        self.legacy = not hasattr(self.module, "FirstTokenComplete")
+        self.old = not hasattr(self.module, "FirstTokenComplete")
 
     def settings(
         self,
@@ -196,30 +207,30 @@ class LoadGen:
         attributes: dict[str, Any],
         expected: dict[str, Any],
     ) -> Any:
-        """TestSettings from `conf` and `attributes`; LoadGenError lists every one that does not read back as expected."""
+        """TestSettings from `conf` and `attributes`; LoadGenError lists all that does not read back as `expected`."""
         m = self.module
         settings = m.TestSettings()
-        code = (
-            settings.FromConfig(str(conf), model, scenario)
-            if self.legacy
-            else settings.FromConfig(str(conf), model, scenario, 1)
-        )
+        kind = () if self.old else (1,)
+        code = settings.FromConfig(str(conf), model, scenario, *kind)
         if code:
-            raise LoadGenError(f"LoadGen could not read {conf} (code {code})")
-        settings.scenario = getattr(m.TestScenario, scenario)
-        settings.mode = m.TestMode.AccuracyOnly if test == "accuracy" else m.TestMode.PerformanceOnly
+            raise LoadGenError(f"LoadGen could not read {conf}: {os.strerror(abs(code))} (code {code})")
+        settings.scenario = _member(m.TestScenario, scenario, "scenario")
+        mode = "AccuracyOnly" if test == "accuracy" else "PerformanceOnly"
+        settings.mode = _member(m.TestMode, mode, "mode")
         for name, value in attributes.items():
-            if not hasattr(settings, name):
-                raise LoadGenError(f"this LoadGen has no setting {name}")
-            setattr(settings, name, value)
-        differ = [
-            f"{name} is {getattr(settings, name)!r} instead of {value!r}"
-            for name, value in expected.items()
-            if hasattr(settings, name) and not _same(getattr(settings, name), value)
-        ]
-        if differ:
-            raise LoadGenError("LoadGen did not take the settings: " + "; ".join(differ))
+            _set(settings, name, value)
+        wrong = [text for name, value in expected.items() if (text := self._wrong(settings, name, value))]
+        if wrong:
+            raise LoadGenError("LoadGen did not take the settings: " + "; ".join(wrong))
         return settings
+
+    def _wrong(self, settings: Any, name: str, value: Any) -> str | None:
+        """How a setting differs from what was planned, None if it does not."""
+        if not hasattr(settings, name):
+            # What an old LoadGen cannot do it does not do: that is what 0 and False say.
+            return None if self.old and not value else f"{name} does not exist and should be {value!r}"
+        seen = getattr(settings, name)
+        return None if _same(seen, value) else f"{name} is {seen!r} instead of {value!r}"
 
     def run(
         self, settings: Any, callbacks: Callbacks, count: int, performance_count: int, out_dir: Path
@@ -230,30 +241,86 @@ class LoadGen:
         log.log_output.outdir = str(out_dir)
         log.log_output.copy_summary_to_stdout = False
         log.enable_trace = False
+        # A path of our own: by default an audit.config in the working directory would be obeyed.
+        audit: tuple[str, ...] = (str(out_dir / "audit.config"),)
+        if self.old:
+            audit = ()
+            if Path("audit.config").exists():
+                raise LoadGenError(
+                    f"an audit.config lies in {Path.cwd()}, and this LoadGen would obey it: remove it"
+                )
         sut, destroy = self._construct(callbacks)
-        qsl = m.ConstructQSL(count, performance_count, callbacks.load, callbacks.unload)
+        load, unload = (_contained(f, callbacks.on_error) for f in (callbacks.load, callbacks.unload))
+        qsl = m.ConstructQSL(count, performance_count, load, unload)
         try:
-            # A path of our own: by default an audit.config in the working directory would be obeyed.
-            m.StartTestWithLogSettings(sut, qsl, settings, log, str(out_dir / "audit.config"))
+            m.StartTestWithLogSettings(sut, qsl, settings, log, *audit)
         finally:
             m.DestroyQSL(qsl)
             destroy(sut)
 
     def _construct(self, callbacks: Callbacks) -> tuple[int, Callable[[int], None]]:
         m = self.module
-        flush: Callable[[], None] = lambda: None  # noqa: E731 - nothing is held back that a flush could release
+        issue, on_error = callbacks.issue, callbacks.on_error
         if callbacks.name is not None:
             if not hasattr(m, "ConstructQDL"):
                 raise LoadGenError(
                     "this LoadGen has no ConstructQDL: the Network division needs 2.1 or later"
                 )
 
-            def issue(samples: list[Any]) -> None:
-                callbacks.issue([s.id for s in samples], [s.index for s in samples])
+            def issue_boxed(samples: list[Any]) -> None:
+                issue([s.id for s in samples], [s.index for s in samples])
 
-            return m.ConstructQDL(issue, flush, callbacks.name), m.DestroyQDL
-        extra = (lambda latencies: None,) if self.legacy else ()
-        return m.ConstructFastSUT(callbacks.issue, flush, *extra), m.DestroyFastSUT
+            name = _contained(callbacks.name, on_error)
+            return m.ConstructQDL(_contained(issue_boxed, on_error), _flush, name), m.DestroyQDL
+        latencies = (_no_latencies,) if self.old else ()
+        return m.ConstructFastSUT(_contained(issue, on_error), _flush, *latencies), m.DestroyFastSUT
+
+
+def _flush() -> None:
+    """Nothing is held back that a flush could release."""
+
+
+def _no_latencies(_latencies: list[int]) -> None:
+    """The latencies are read from the logs."""
+
+
+def _contained(callback: Callable[..., Any], on_error: Callable[[BaseException], None]) -> Callable[..., Any]:
+    """The callback without a way out for an exception, which would abort the process without a record."""
+
+    def call(*arguments: Any) -> Any:
+        try:
+            return callback(*arguments)
+        except BaseException as error:
+            with contextlib.suppress(BaseException):
+                on_error(error)
+        threading.Event().wait()
+        return None
+
+    return call
+
+
+def _member(enum: Any, name: str, what: str) -> Any:
+    found = getattr(enum, name, None)
+    if found is None:
+        known = ", ".join(enum.__members__)
+        raise LoadGenError(f"this LoadGen has no {what} {name}; it has {known}")
+    return found
+
+
+def _set(settings: Any, name: str, value: Any) -> None:
+    """Set an attribute as the number that it is in this LoadGen: old ones have integers where new ones have floats."""
+    now = getattr(settings, name, None)
+    if now is None:
+        raise LoadGenError(f"this LoadGen has no setting {name}")
+    if isinstance(now, int) and not isinstance(now, bool) and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    try:
+        setattr(settings, name, value)
+    except TypeError:
+        kind = type(now).__name__
+        raise LoadGenError(
+            f"the setting {name} of this LoadGen cannot be {value!r}: it is a {kind}"
+        ) from None
 
 
 def _same(seen: Any, expected: Any) -> bool:

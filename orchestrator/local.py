@@ -1,4 +1,7 @@
-"""The in-process link: the same messages through queues. For `workers: {where: local}`, tests and new users."""
+"""The in-process link: the same messages through queues.
+
+For `workers: {where: local}`, for tests and for new users.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,13 @@ from workers.protocol import Buffer
 
 
 class _Bell:
-    """An eventfd that ends a wait from any thread."""
+    """An eventfd that ends a wait from any thread; closed with its last holder, so never while one may ring."""
 
     def __init__(self) -> None:
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def __del__(self) -> None:
+        os.close(self.fd)
 
     def ring(self) -> None:
         os.eventfd_write(self.fd, 1)
@@ -26,6 +32,15 @@ class _Bell:
             return  # it had not rung
 
 
+class _TestEnd:
+    """What workers fill and the test empties; ports hold this and not the link, so that no cycle keeps them."""
+
+    def __init__(self) -> None:
+        self.bell = _Bell()
+        self.inbox: deque[tuple[int, list[Buffer]]] = deque()
+        self.lost: deque[tuple[int, str]] = deque()
+
+
 def _flat(parts: list[Buffer]) -> list[Buffer]:
     """Views of foreign memory become bytes, as they would on a wire: a sender may reuse its buffer."""
     return [bytes(p) if isinstance(p, memoryview) else p for p in parts]
@@ -34,8 +49,8 @@ def _flat(parts: list[Buffer]) -> list[Buffer]:
 class LocalPort:
     """A worker's end of a LocalLink."""
 
-    def __init__(self, link: LocalLink, worker: int) -> None:
-        self._link = link
+    def __init__(self, test_end: _TestEnd, worker: int) -> None:
+        self._test_end = test_end
         self._worker = worker
         self._bell = _Bell()
         self.inbox: deque[list[Buffer]] = deque()
@@ -62,7 +77,8 @@ class LocalPort:
     def send(self, parts: list[Buffer]) -> None:
         """Send a message to the test."""
         if self.broken is None:
-            self._link.post(self._worker, _flat(parts))
+            self._test_end.inbox.append((self._worker, _flat(parts)))
+            self._test_end.bell.ring()
 
     def lost(self) -> str | None:
         """Why the link is gone, None while it holds."""
@@ -72,10 +88,18 @@ class LocalPort:
         """End a wait from another thread."""
         self._bell.ring()
 
+    def cut(self, reason: str) -> None:
+        """Break the link; both ends hear of it."""
+        if self.broken is not None:
+            return
+        self.broken = reason
+        self._test_end.lost.append((self._worker, reason))
+        self._test_end.bell.ring()
+        self._bell.ring()
+
     def close(self) -> None:
         """Break the link, as a socket that closes does."""
-        if self.broken is None:
-            self._link.cut(self._worker, "its link to the test closed")
+        self.cut("its link to the test closed")
 
 
 class LocalLink:
@@ -85,22 +109,12 @@ class LocalLink:
     server_key: str | None = None
 
     def __init__(self, workers: int) -> None:
-        self._bell = _Bell()
-        self._inbox: deque[tuple[int, list[Buffer]]] = deque()
-        self._lost: deque[tuple[int, str]] = deque()
-        self.ports = [LocalPort(self, i) for i in range(workers)]
-
-    def post(self, worker: int, parts: list[Buffer]) -> None:
-        """Put a worker's message into the test's inbox (called by a port)."""
-        self._inbox.append((worker, parts))
-        self._bell.ring()
+        self._end = _TestEnd()
+        self.ports = [LocalPort(self._end, i) for i in range(workers)]
 
     def cut(self, worker: int, reason: str) -> None:
         """Break the link to a worker."""
-        self.ports[worker].broken = reason
-        self._lost.append((worker, reason))
-        self.ports[worker].wake()
-        self._bell.ring()
+        self.ports[worker].cut(reason)
 
     def send(self, worker: int, parts: list[Buffer]) -> None:
         """Send a message; LinkDown if the link was cut."""
@@ -111,29 +125,28 @@ class LocalLink:
 
     def recv(self) -> tuple[int, list[Buffer]] | None:
         """The next message and who sent it, None if there is none."""
-        return self._inbox.popleft() if self._inbox else None
+        return self._end.inbox.popleft() if self._end.inbox else None
 
     def lost(self) -> list[tuple[int, str]]:
         """Workers whose link broke since the last call."""
         found = []
-        while self._lost:
-            found.append(self._lost.popleft())
+        while self._end.lost:
+            found.append(self._end.lost.popleft())
         return found
 
     def wait(self, timeout_ms: int) -> None:
         """Sleep until something happens."""
-        if self._inbox:
+        if self._end.inbox:
             return
-        ready, _, _ = select.select([self._bell.fd], (), (), timeout_ms * 1e-3)
+        ready, _, _ = select.select([self._end.bell.fd], (), (), timeout_ms * 1e-3)
         if ready:
-            self._bell.silence()
+            self._end.bell.silence()
 
     def wake(self) -> None:
         """End a wait; safe from any thread."""
-        self._bell.ring()
+        self._end.bell.ring()
 
     def close(self) -> None:
         """Cut every worker."""
-        for worker, port in enumerate(self.ports):
-            if port.broken is None:
-                self.cut(worker, "the test is over")
+        for port in self.ports:
+            port.cut("the test is over")

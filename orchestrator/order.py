@@ -1,4 +1,4 @@
-"""What the driver tells the test process, and what it hears back: one JSON object a line over a socketpair."""
+"""What the driver tells the test process, and what it hears back: a JSON object a line over a socketpair."""
 
 from __future__ import annotations
 
@@ -94,13 +94,25 @@ class Channel:
             data = b""
         if not data:
             self.closed = True
-            return []
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        self._buffer += data
+        return self.complete()
+
+    def complete(self) -> list[dict[str, Any]]:
+        """The messages that have arrived whole, without waiting."""
+        *lines, self._buffer = self._buffer.split(b"\n")
         return [json.loads(line) for line in lines]
 
     def first(self) -> dict[str, Any] | None:
-        """Wait for the first whole message; None if the peer is gone before."""
-        while not self.closed:
-            if messages := self.receive():
-                return messages[0]
-        return None
+        """Wait for the first message, None if the peer is gone before; what came with it stays for complete()."""
+        while b"\n" not in self._buffer:
+            try:
+                data = self.sock.recv(1 << 20)
+            except OSError:
+                data = b""
+            if not data:
+                self.closed = True
+                return None
+            self._buffer += data
+        line, self._buffer = self._buffer.split(b"\n", 1)
+        message: dict[str, Any] = json.loads(line)
+        return message

@@ -43,6 +43,11 @@ class Pace:
         return self._full_s * self.factor * self.max_batch
 
     @property
+    def first_s(self) -> float:
+        """Seconds for a batch of one."""
+        return self.expected_s[1] * self.factor
+
+    @property
     def slowest_batch_s(self) -> float:
         """Seconds of the slowest batch of the warm-up."""
         return max(self.expected_s)

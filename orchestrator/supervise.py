@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -21,6 +22,7 @@ from workers.host import Ticket
 TICK_S = 0.1
 # From an interrupt to the end of the child; after it the child is killed.
 LEAVE_S = 2.0
+LOOK_EVERY_S = 0.005
 LOG_FILE = "test.log"
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -78,21 +80,23 @@ class _Supervisor:
         self.channel = Channel(ours)
         self.child = self._spawn(theirs)
         self._over = False
+        # poll() and not select(): a driver of a large cluster has more descriptors than select() can name.
+        self._poller = select.poll()
+        self._poller.register(self.channel, select.POLLIN)
 
     def _spawn(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
         board_fd = self.outcome.board.fd
+        theirs_too = os.environ.get("PYTHONPATH", "")
         with open(Path(self.order.out_dir) / LOG_FILE, "wb") as log, theirs:
             return subprocess.Popen(
-                [sys.executable, "-m", "orchestrator.testrun", str(theirs.fileno()), str(board_fd)],
+                # -P: nothing in the folder where somebody stands may take the place of a module.
+                [sys.executable, "-P", "-m", "orchestrator.testrun", str(theirs.fileno()), str(board_fd)],
                 pass_fds=(theirs.fileno(), board_fd),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 # The child runs the very code that the driver runs, wherever that was started from.
-                env={
-                    **os.environ,
-                    "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-                },
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), theirs_too]))},
                 start_new_session=True,  # a Ctrl-C in the terminal must reach the driver only
             )
 
@@ -108,7 +112,7 @@ class _Supervisor:
         return self.outcome
 
     def _once(self) -> None:
-        ready, _, _ = select.select([self.channel], (), (), TICK_S)
+        ready = self._poller.poll(TICK_S * 1000)
         for message in self.channel.receive() if ready else []:
             self._hear(message)
         if self.channel.closed and not self._over:
@@ -141,31 +145,45 @@ class _Supervisor:
     def _let_in(self, endpoint: str, server_key: str | None) -> None:
         assert self.fleet is not None
         o = self.order
-        self.fleet.attach(
-            [Ticket(o.epoch, endpoint, f"W{i}", server_key, o.io_threads) for i in range(len(o.workers))]
-        )
+        ids = [f"W{i}" for i in range(len(o.workers))]
+        try:
+            self.fleet.attach([Ticket(o.epoch, endpoint, who, server_key, o.io_threads) for who in ids])
+        except Exception as error:  # whatever a cluster may say, it ends this test and not the campaign
+            self._end("failed", f"the workers cannot be told to attach: {error}")
 
     def _end(self, status: str, reason: str) -> None:
         self.outcome.status, self.outcome.reason, self._over = status, reason, True
 
     def _how_it_died(self) -> str:
         """A reason for a child that left without a word."""
-        try:
-            code = self.child.wait(timeout=LEAVE_S)
-        except subprocess.TimeoutExpired:
-            return "the test process closed its channel and hangs"
+        if not self._stop_child():
+            return "the test process closed its channel and hung; it was killed"
+        code = self.child.returncode
         said = (Path(self.order.out_dir) / LOG_FILE).read_text(errors="replace").strip().splitlines()
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return f"the test process died ({how})" + (f": {said[-1]}" if said else "")
 
+    def _stop_child(self) -> bool:
+        """Wait for the child's end, kill it and all that it started; False if it did not end by itself."""
+        if self.child.returncode is not None:
+            return True
+        until, ended = time.monotonic() + LEAVE_S, False
+        # It is not reaped before the kill: until then no other process can have its number.
+        while not ended and time.monotonic() < until:
+            ended = os.waitid(os.P_PID, self.child.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+            time.sleep(0 if ended else LOOK_EVERY_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.child.pid, signal.SIGKILL)
+        self.child.wait()
+        return ended
+
     def _reap(self) -> None:
         """Nothing of the test is left running when this returns."""
-        try:
-            self.child.wait(timeout=LEAVE_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.child.pid, signal.SIGKILL)
-            self.child.wait()
-        self.channel.sock.close()
+        self.channel.sock.close()  # a child that still runs hears this, whatever it does
+        self._stop_child()
+        # The counters stay mapped; a campaign of many tests must not run out of descriptors.
+        os.close(self.outcome.board.fd)
+        self.outcome.board.fd = -1
         if self.fleet is not None:
             for name in self.fleet.detach():
                 self.hooks.on_event({"event": "stuck", "worker": name})

@@ -1,9 +1,9 @@
 """The test process: one LoadGen test, the Dispatcher and the link. No Ray in it.
 
-LoadGen takes one configuration a process, and an exception in its callback aborts the process: so each test is a child of
-its own. StartTest runs on a second thread, so that the main thread can hear the driver at once (with StartTest on the main
-thread, Ctrl-C is a SIGSEGV in Server and is ignored in Offline until the end). The end of file on the socketpair means that
-the driver is gone: then this process ends too.
+LoadGen takes one configuration a process, and an exception in its callback aborts the process: so each test is a child
+of its own. StartTest runs on a second thread, so that the main thread can hear the driver at once (with StartTest on
+the main thread, Ctrl-C is a SIGSEGV in Server and is ignored in Offline until the end). The end of file on the
+socketpair means that the driver is gone: then this process ends too.
 
 Started as `python -m orchestrator.testrun CONTROL_FD BOARD_FD`.
 """
@@ -25,16 +25,20 @@ from typing import Any
 from orchestrator.dispatch import Dispatcher, Loss
 from orchestrator.exchange import Exchange, ExchangeFailed
 from orchestrator.lateness import IssueLog, server_lateness
-from orchestrator.link import Link, Peer, RouterLink
+from orchestrator.link import Link, LinkError, Peer, RouterLink
 from orchestrator.loadgen import Callbacks, LoadGen, LoadGenError, ResponsePool, file_sha256
 from orchestrator.local import LocalLink
 from orchestrator.order import Channel, Seat, TestOrder
 from orchestrator.pace import Pace
 from orchestrator.timings import Board, Timings
-from workers.host import WorkerHost, WorkerSpec
+from workers.backends import BackendError
+from workers.host import WorkerError, WorkerHost, WorkerSpec
 from workers.library import Library, LibraryError
+from workers.tasks import TaskError
 
 SWITCH_INTERVAL_S = 0.0005
+# Errors that are sentences for people; any other needs its type to be understood.
+SENTENCES = (ExchangeFailed, LoadGenError, LinkError, LibraryError, BackendError, WorkerError, TaskError)
 PHASES = ("attaching", "loading", "running", "ending")
 
 
@@ -120,10 +124,8 @@ class TestProcess:
             self.exchange.wait_attached(self.order.attach_timeout_s)
             self._start_test()
             self._done = True
-        except (ExchangeFailed, LoadGenError, LibraryError) as error:
-            self.failure = self.failure or str(error)
         except Exception as error:
-            self.failure = self.failure or f"{type(error).__name__}: {error}"
+            self.failure = self.failure or _explained(error)
         os.eventfd_write(self.finished, 1)
 
     def _start_test(self) -> None:
@@ -133,13 +135,16 @@ class TestProcess:
         )
         callbacks = Callbacks(
             issue=self.exchange.issue,
-            load=self._guarded(self._load),
-            unload=self._guarded(self.exchange.unload),
+            load=self._load,
+            unload=self.exchange.unload,
             name=self._network_name if o.network else None,
+            on_error=lambda error: self._fail(_explained(error)),
         )
+        # An old LoadGen obeys an audit.config in the working directory.
+        os.chdir(o.out_dir)
         self._phase("loading")
         self.channel.send(event="attached")
-        self.loadgen.run(settings, callbacks, o.sample_count, o.performance_count, Path(o.out_dir))
+        self.loadgen.run(settings, callbacks, o.sample_count, o.performance_count, Path.cwd())
 
     def _load(self, indices: Any) -> None:
         self.exchange.load(indices)
@@ -150,18 +155,6 @@ class TestProcess:
         self.board.set_total("started_ns", time.monotonic_ns())
         self._phase("running")
         self.channel.send(event="running")
-
-    def _guarded(self, callback: Any) -> Any:
-        """An exception must never reach LoadGen: it would abort the process without a record."""
-
-        def call(indices: Any) -> None:
-            try:
-                callback(indices)
-            except Exception as error:
-                self._fail(str(error))
-                threading.Event().wait()  # LoadGen must not go on with samples that are not there
-
-        return call
 
     def _network_name(self) -> str:
         names = self.exchange.node_names()
@@ -183,15 +176,18 @@ class TestProcess:
 
     def serve(self) -> None:
         """The main thread: hear the driver until the test is over, then leave."""
+        waits: list[Any] = [self.channel, self.finished]
+        messages = self.channel.complete()
         while True:
-            ready, _, _ = select.select([self.channel, self.finished], (), ())
-            if self.finished in ready:
-                break
-            for message in self.channel.receive():
+            for message in messages:
                 if message["event"] == "lost":
                     self.exchange.lose(message["worker"], message["reason"])
                 elif message["event"] == "abort":
                     self._leave(3)
+            ready, _, _ = select.select(waits, (), ())
+            if self.finished in ready:
+                break
+            messages = self.channel.receive()
             if self.channel.closed:
                 self._leave(4)  # the driver is gone: nobody will read a result
         if self.failure is not None or not self._done:
@@ -224,6 +220,18 @@ class TestProcess:
             "max_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             **self.cpu.result(),
         }
+
+
+def _explained(error: BaseException) -> str:
+    return str(error) if isinstance(error, SENTENCES) else f"{type(error).__name__}: {error}"
+
+
+def _leave_with_driver(sock: socket.socket) -> None:
+    """Wait for the driver's end, then end too: nobody would read a result. It may come while a model loads."""
+    poller = select.poll()
+    poller.register(sock, select.POLLHUP)
+    poller.poll()
+    os._exit(4)
 
 
 class CpuMeter:
@@ -262,6 +270,7 @@ def main() -> None:
     # Ctrl-C is the driver's to handle; the driver tells us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=control_fd))
+    threading.Thread(target=_leave_with_driver, args=(channel.sock,), name="driver", daemon=True).start()
     message = channel.first()
     if message is None:
         os._exit(4)
@@ -272,7 +281,7 @@ def main() -> None:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(3))
         test.attach()
     except Exception as error:
-        channel.send(event="failed", reason=str(error) or type(error).__name__)
+        channel.send(event="failed", reason=_explained(error))
         os._exit(2)
     test.serve()
 

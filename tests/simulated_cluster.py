@@ -15,8 +15,9 @@ import numpy as np
 
 from orchestrator.dispatch import Completion, Dispatcher, Lump, NoWorkers, PeerFault
 from orchestrator.pace import Pace
-from workers.batcher import FAR_NS, Batcher, Taken
+from workers.batcher import Batcher, Taken
 from workers.protocol import (
+    FAR_NS,
     Answer,
     Buffer,
     ProtocolError,

@@ -191,7 +191,7 @@ BLOCKS = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast
 
 
 def depth_of(node: ast.AST, depth: int = 0) -> tuple[int, int]:
-    """The deepest nesting of blocks and functions below a node, and its line; an `elif` is its `if`'s equal."""
+    """The deepest nesting of blocks and functions below a node, and its line; elif is no deeper than if."""
     deepest = (depth, getattr(node, "lineno", 0))
     for child in ast.iter_child_nodes(node):
         is_elif = isinstance(node, ast.If) and isinstance(child, ast.If) and node.orelse == [child]

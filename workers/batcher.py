@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from workers.protocol import Segment, Work
-
-FAR_NS = 2**62
+from workers.protocol import FAR_NS, Segment, Work
 
 
 @dataclass(slots=True)
@@ -71,7 +69,7 @@ class Batcher:
             n = min(room, first.left)
             stop = first.start + n
             whole = n == len(first.work.indices)
-            positions = None if whole else np.arange(first.start, stop, dtype=np.uint32)
+            positions = None if whole else range(first.start, stop)
             segments.append(Segment(first.work.frame, first.received_ns, n, positions))
             indices.append(first.work.indices if whole else first.work.indices[first.start : stop])
             if first.work.samples:

@@ -76,6 +76,7 @@ class WorkerHost:
     _port: WakablePort | None = None
     _thread: threading.Thread | None = None
     _quit: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def load(self) -> dict[str, Any]:
         """Open the library, load the model, warm up; returns what the driver records and compares."""
@@ -107,9 +108,11 @@ class WorkerHost:
         port = DealerPort(
             ticket.endpoint, ticket.identity.encode(), ticket.server_key, self._keys, ticket.io_threads
         )
-        self.serve(ticket.epoch, port)
-        worker = self._worker
-        assert worker is not None
+        try:
+            worker = self.serve(ticket.epoch, port)
+        except WorkerError:
+            port.close()
+            raise
         until = time.monotonic() + ATTACH_TIMEOUT_S
         while not worker.welcome:
             if worker.ended or time.monotonic() > until:
@@ -118,7 +121,7 @@ class WorkerHost:
                 raise WorkerError(f"worker {self.spec.name} could not attach to the test: {reason}")
             time.sleep(0.005)
 
-    def serve(self, epoch: int, port: WakablePort) -> None:
+    def serve(self, epoch: int, port: WakablePort) -> Worker:
         """Serve one test over `port` in a thread."""
         self.detach()
         if self._backend is None:
@@ -140,9 +143,15 @@ class WorkerHost:
         )
         self._thread = threading.Thread(target=self._worker.run, name=f"serve-{self.spec.name}", daemon=True)
         self._thread.start()
+        return self._worker
 
     def detach(self) -> dict[str, Any]:
         """End the test's thread if it still runs; returns how many samples it answered and why it ended."""
+        # Ray may call this while attach() still waits in another thread, which then detaches too.
+        with self._lock:
+            return self._detach()
+
+    def _detach(self) -> dict[str, Any]:
         if self._worker is None or self._port is None or self._thread is None:
             return {"samples": 0, "ended": None}
         worker, port, thread = self._worker, self._port, self._thread

@@ -62,7 +62,7 @@ def receive_parts(socket: zmq.Socket[bytes]) -> list[Buffer] | None:
     return parts
 
 
-def _readable(socket: Any) -> bool:
+def readable(socket: Any) -> bool:
     """Whether a message waits; a poll would cost several times as much, and the loop asks every time."""
     return bool(socket.getsockopt(zmq.EVENTS) & zmq.POLLIN)
 
@@ -114,7 +114,7 @@ class DealerPort:
         if timeout_ns < MIN_SLEEP_NS:
             return
         # The socket's descriptor only tells of changes: what arrived before must be asked for.
-        if _readable(self._socket):
+        if readable(self._socket):
             return
         waits = self._descriptors if fd is None else [*self._descriptors, fd]
         # select() and not poll(): milliseconds are too coarse for forming a batch just before the engine is
@@ -138,7 +138,7 @@ class DealerPort:
 
     def lost(self) -> str | None:
         """Why the link is gone, None while it holds."""
-        while self._lost is None and _readable(self._monitor):
+        while self._lost is None and readable(self._monitor):
             event = parse_monitor_message(self._monitor.recv_multipart())
             if event["event"] in HANDSHAKE_FAILURES:
                 self._lost = "the test refused this worker's key, or the handshake failed"
@@ -152,6 +152,8 @@ class DealerPort:
 
     def close(self) -> None:
         """Close the socket and give everything back."""
+        if self._socket.closed:
+            return
         self._socket.disable_monitor()
         self._monitor.close(0)
         self._socket.close(0)

@@ -26,6 +26,8 @@ SEGMENT = struct.Struct("<QqIIII")  # frame, received (worker's monotonic ns), c
 
 # Blobs and samples up to this size travel in the head part: one part fewer costs less than one copy more.
 INLINE_BYTES = 4096
+# Times beyond this (146 years of uptime) are no clock's; below it, sums and differences of two fit into an int64.
+FAR_NS = 2**62
 # A sample larger than this travels as a part of its own, without a copy; smaller ones are joined.
 OWN_PART_BYTES = 16384
 
@@ -92,12 +94,15 @@ class Work:
 
 @dataclass(slots=True)
 class Segment:
-    """Samples of one frame in an answer; `positions` uint32 (count,) or None for the whole frame in order."""
+    """Samples of one frame in an answer; `positions` is uint32 (count,), a range, or None for the whole frame in order.
+
+    A range stays a range: a peer's claim of a billion positions costs nothing until somebody has compared it with the frame.
+    """
 
     frame: int
     received_ns: int
     count: int
-    positions: np.ndarray | None = None
+    positions: np.ndarray | range | None = None
 
 
 @dataclass(slots=True)
@@ -201,20 +206,16 @@ def encode_answer(epoch: int, answer: Answer) -> list[Buffer]:
     """Build ANSWER; a large blob is sent without a copy."""
     table, lists, total = [], [], 0
     for s in answer.segments:
-        form, start = Form.WHOLE, 0
-        if s.positions is not None:
-            start = int(s.positions[0])
-            consecutive = int(s.positions[-1]) - start == s.count - 1 and bool((np.diff(s.positions) == 1).all())
-            form = Form.RANGE if consecutive else Form.LIST
-            if form is Form.LIST:
-                lists.append(s.positions.astype("<u4").tobytes())
+        form, start, listed = _form_of(s.positions)
+        if listed is not None:
+            lists.append(listed)
         table.append(SEGMENT.pack(s.frame, s.received_ns, s.count, form, start, 0))
         total += s.count
     r = answer.responses
     inline = r.blob.nbytes <= INLINE_BYTES
     form_bits = (0 if r.sizes is None else 1) | (2 if inline else 0)
     head = [
-        HEAD.pack(MAGIC, VERSION, Kind.ANSWER, epoch, total, len(table), len(lists)),
+        HEAD.pack(MAGIC, VERSION, Kind.ANSWER, epoch, total, len(table), sum(map(len, lists)) // 4),
         STAGES.pack(answer.started_ns, answer.computed_ns, answer.sent_ns, answer.batch_size, form_bits),
         *table,
         *lists,
@@ -226,40 +227,53 @@ def encode_answer(epoch: int, answer: Answer) -> list[Buffer]:
     return [b"".join(head), r.blob.data]
 
 
+def _form_of(positions: np.ndarray | range | None) -> tuple[Form, int, bytes | None]:
+    """How positions travel: the form, where a range starts, the bytes of a list."""
+    if positions is None:
+        return Form.WHOLE, 0, None
+    start = int(positions[0])
+    if isinstance(positions, range):
+        return Form.RANGE, start, None
+    if int(positions[-1]) - start == len(positions) - 1 and bool((np.diff(positions) == 1).all()):
+        return Form.RANGE, start, None
+    return Form.LIST, 0, positions.astype("<u4").tobytes()
+
+
 def decode_answer(head: Head, parts: Sequence[Buffer]) -> Answer:
-    """Read ANSWER; the blob is a view into the parts."""
+    """Read ANSWER; the blob is a view into the parts, and nothing is allocated that the message does not carry."""
     first = parts[0]
-    at = HEAD.size + STAGES.size
-    if len(first) < at + head.count * SEGMENT.size or head.count == 0:
+    lists_at = HEAD.size + STAGES.size + head.count * SEGMENT.size
+    if len(first) < lists_at or head.count == 0:
         raise ProtocolError(f"an ANSWER of {head.count} segments is cut short")
     started, computed, sent, batch_size, bits = STAGES.unpack_from(first, HEAD.size)
-    lists_at = at + head.count * SEGMENT.size
+    if not (0 <= started < FAR_NS and 0 <= computed < FAR_NS and 0 <= sent < FAR_NS):
+        raise ProtocolError(f"an ANSWER states times that no clock shows: {started}, {computed}, {sent} ns")
     segments: list[Segment] = []
-    total = 0
-    for _ in range(head.count):
-        frame, received, count, form, start, _ = SEGMENT.unpack_from(first, at)
-        at += SEGMENT.size
-        positions = None
-        if count == 0:
-            raise ProtocolError(f"an ANSWER answers no sample of frame {frame}")
+    total = lists = 0
+    for at in range(HEAD.size + STAGES.size, lists_at, SEGMENT.size):
+        frame, received, count, form, start, reserved = SEGMENT.unpack_from(first, at)
+        positions: np.ndarray | range | None = None
+        if count == 0 or reserved or not 0 <= received < FAR_NS:
+            raise ProtocolError(f"an ANSWER's segment of frame {frame} states {count} samples received at {received}")
         if form == Form.LIST:
-            if lists_at + 4 * count > len(first):
+            end = lists_at + 4 * (lists + count)
+            if end > len(first):
                 raise ProtocolError("an ANSWER's list of positions is cut short")
-            positions = np.frombuffer(first, "<u4", count, lists_at)
-            lists_at += 4 * count
+            positions = np.frombuffer(first, "<u4", count, end - 4 * count)
+            lists += count
         elif form == Form.RANGE:
             if start + count > 2**32:
                 raise ProtocolError("an ANSWER names positions beyond any frame")
-            if count > 2**24:
-                raise ProtocolError(f"an ANSWER names {count} positions of frame {frame} in one range")
-            positions = np.arange(start, start + count, dtype=np.uint32)
+            positions = range(start, start + count)
         elif form != Form.WHOLE:
             raise ProtocolError(f"unknown form {form} of a segment")
         segments.append(Segment(frame, received, count, positions))
         total += count
-    if total != head.number:
-        raise ProtocolError(f"an ANSWER states {head.number} samples and lists {total}")
-    responses = _decode_responses(parts, lists_at, total, bits)
+    if total != head.number or lists != head.extra:
+        raise ProtocolError(
+            f"an ANSWER states {head.number} samples ({head.extra} listed) and names {total} ({lists} listed)"
+        )
+    responses = _decode_responses(parts, lists_at + 4 * lists, total, bits)
     return Answer(segments, started, computed, sent, batch_size, responses)
 
 

@@ -107,18 +107,18 @@ class Worker:
             # Whatever it is, the test must hear it at once and by the worker's name, not by a silence.
             self.ended = f"{type(error).__name__}: {error}"
             self._port.send(control(Kind.FAIL, self.epoch, body=self.ended.encode()[:4000]))
-        try:
+        else:
             self._drain()
-        except Exception as error:
-            # The test is over for this worker; the next one hears of a broken engine from its first step.
-            self.ended = self.ended or f"{type(error).__name__}: {error}"
 
     def _drain(self) -> None:
         """Wait for what the engine still computes, so that it is free when the next test begins."""
         until = self._clock() + DRAIN_NS
         while self._in_engine and self._clock() < until:
             self._port.wait(min(max(self._backend.next_done_ns() - self._clock(), 0), 10_000_000), None)
-            self._in_engine -= len(self._mine(self._backend.step()))
+            try:
+                self._in_engine -= len(self._mine(self._backend.step()))
+            except Exception:
+                return  # this test is over; the next one hears of a broken engine from its first step
 
     def stop(self) -> None:
         """Ask the loop to end; safe from any thread."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -140,8 +139,11 @@ def _load_weights(module: nn.Module, options: TorchOptions) -> dict[str, str]:
         raise BackendError(f"backend.weights: {error}") from None
     except OSError as error:
         raise BackendError(f"backend.weights: {path} cannot be read ({error.strerror})") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError):
-        # torch's own text proposes weights_only=False, which would run whatever code the file holds.
+    except BackendError:
+        raise
+    except Exception:
+        # What a damaged file makes torch raise is not documented, and its text for an unsafe file proposes
+        # weights_only=False, which would run whatever code the file holds.
         why = "it is damaged or holds more than tensors; save its state_dict anew"
         raise BackendError(f"backend.weights: {file} does not load safely: {why}") from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):

@@ -1,0 +1,350 @@
+"""`loadgrid bench`: how fast the path itself is, measured with a null model through real Ray actors, TCP and CURVE."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console as Terminal
+from rich.table import Table
+
+from orchestrator.campaign import EXIT_INVALID, Session
+from orchestrator.logs import read_detail
+from orchestrator.manifest import Manifest, parse_manifest
+from orchestrator.paths import DETAIL, USER_CONF, RunPaths
+from orchestrator.plan import TestSpec, plan
+from orchestrator.quiet import Quiet
+from orchestrator.record import Record
+from orchestrator.rules import load_round
+from orchestrator.timings import STAGES
+
+app = typer.Typer(no_args_is_help=True, help="Measure the path itself with a null model.")
+
+LIMIT_MS = 15
+# The sweep ends when the bracket is this narrow.
+SWEEP_RESOLUTION = 0.03
+SAMPLES = 1024
+KB = 1024
+
+Workers = Annotated[int, typer.Option(min=1, max=4096, help="Worker actors.")]
+Duration = Annotated[float, typer.Option(min=0.5, help="Seconds of each test.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
+PayloadBytes = Annotated[int, typer.Option(min=0, help="0: only indices travel; else value mode with this size.")]
+ResponseBytes = Annotated[int, typer.Option(min=0, help="Bytes answered per sample.")]
+Security = Annotated[str, typer.Option(help="curve or none.")]
+MaxBatch = Annotated[int, typer.Option(min=1, max=65536, help="Most samples in a batch.")]
+AddressOption = Annotated[str, typer.Option(help="Ray: local, auto or HOST:PORT.")]
+IoThreads = Annotated[int, typer.Option(min=0, max=64, help="ZeroMQ threads of the test process; 0: by payload.")]
+
+
+@dataclass(frozen=True)
+class NullPath:
+    """What is measured: the path's shape, without the rate."""
+
+    workers: int
+    payload_bytes: int
+    response_bytes: int
+    security: str
+    max_batch: int
+    io_threads: int
+    where: str = "ray"
+
+    def manifest(self, scenario: str, qps: float, duration_s: float) -> Manifest:
+        """A manifest that runs this path at one rate."""
+        count = SAMPLES if self.payload_bytes < 1 << 20 else 64
+        body = {
+            "name": "bench",
+            "round": "v6.1",
+            "suite": "datacenter,edge",
+            "division": "open",
+            "benchmark": "resnet",
+            "scenarios": [scenario],
+            "runs": ["performance"],
+            "task": {"name": "null", "count": count, "sample_bytes": max(self.payload_bytes, 4)},
+            "backend": {"engine": "echo", "response_bytes": self.response_bytes},
+            "workers": {
+                "where": self.where,
+                "count": self.workers,
+                "num_cpus": 0,
+                "max_batch": self.max_batch,
+            },
+            "dispatch": {
+                "payload": "value" if self.payload_bytes else "index",
+                "security": self.security,
+                "io_threads": self.io_threads or None,
+            },
+            "loadgen": {
+                "performance_sample_count_override": count,
+                "min_duration": int(duration_s * 1000),
+                "min_query_count": 1,
+                scenario: {"target_qps": qps},
+            },
+        }
+        if scenario == "Server":
+            body["loadgen"]["Server"]["target_latency"] = LIMIT_MS
+        return parse_manifest(json.dumps(body).encode(), "bench")
+
+
+class Bench:
+    """A session at which tests of several rates can be run."""
+
+    def __init__(self, path: NullPath, address: str, folder: Path, note: Callable[[str], None]) -> None:
+        self._path = path
+        self._session = Session(path.manifest("Server", 1.0, 1.0), address, Quiet(note))
+        self._folder = folder
+
+    def __enter__(self) -> Bench:
+        self._session.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._session.__exit__()
+
+    def test(self, scenario: str, qps: float, duration_s: float) -> tuple[Record, TestSpec, Path]:
+        """Run one test; returns its record, its spec and its folder."""
+        manifest = self._path.manifest(scenario, qps, duration_s)
+        spec = plan(manifest, load_round(manifest.round))[0]
+        run = RunPaths.new(self._folder, "bench")
+        return self._session.run(spec, run), spec, run.root / spec.name
+
+
+def figures(record: Record, offered_qps: float, path: NullPath, duration_s: float) -> dict[str, Any]:
+    """The figures of one test through the path."""
+    p = record.result.percentiles_ms
+    qps = record.result.value or 0.0
+    moved = path.payload_bytes + path.response_bytes
+    found = {
+        "offered_qps": offered_qps,
+        "completed_qps": round(qps, 1),
+        "valid": bool(record.result.valid),
+        "p50_ms": p.get("p50"),
+        "p99_ms": p.get("p99"),
+        "p999_ms": p.get("p99.9"),
+        "driver_cpu_us_per_sample": record.driver["cpu_us_per_sample"],
+        "driver_cpu_share": record.driver["cpu_share"],
+        "rss_growth_bytes": record.driver["rss_growth_bytes"],
+        "issue_late_p99_ms": (record.driver["issue_lateness"] or {}).get("p99_ms"),
+        "stages_ms": _stages(record),
+        "gigabytes_per_s": round(qps * moved / 1e9, 4),
+        "workers": path.workers,
+        "duration_s": duration_s,
+        "security": path.security,
+        "payload_bytes": path.payload_bytes,
+        "response_bytes": path.response_bytes,
+    }
+    if record.status != "finished":
+        found["failed"] = record.reason
+    return found
+
+
+def _stages(record: Record) -> dict[str, dict[str, float | None]]:
+    """p50 and p99 in ms of each stage of the path, the worst worker's."""
+    worst = {}
+    for stage in STAGES:
+        seen = [w.stages[stage] for w in record.workers if w.stages[stage]["p99_ms"] is not None]
+        top = max(seen, key=lambda s: s["p99_ms"], default=None)
+        worst[stage] = {"p50": top["p50_ms"], "p99": top["p99_ms"]} if top else {"p50": None, "p99": None}
+    return worst
+
+
+def in_process(spec: TestSpec, test_folder: Path, response_bytes: int, duration_s: float) -> dict[str, Any]:
+    """The same LoadGen test against a null model inside one process."""
+    with tempfile.TemporaryDirectory(prefix="loadgrid-null-") as out:
+        order = {
+            "conf_model": spec.conf_model,
+            "scenario": spec.scenario,
+            "conf_file": str(test_folder / USER_CONF),
+            "attributes": spec.attributes,
+            "out_dir": out,
+            "count": SAMPLES,
+            "response_bytes": min(response_bytes, 64 * KB),
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "orchestrator.nullsut"],
+            input=json.dumps(order),
+            capture_output=True,
+            text=True,
+            timeout=duration_s * 4 + 600,
+        )
+        if done.returncode:
+            return {"failed": (done.stderr.strip().splitlines() or ["it died"])[-1]}
+        told = json.loads(done.stdout)
+        detail = read_detail(Path(out) / DETAIL)
+    p = detail.percentiles_ms()
+    return {
+        "completed_qps": round(detail.number(spec.result_key) or 0.0, 1),
+        "valid": bool(detail.valid),
+        "p50_ms": p.get("p50"),
+        "p99_ms": p.get("p99"),
+        "p999_ms": p.get("p99.9"),
+        "driver_cpu_us_per_sample": round(told["cpu_us_per_sample"], 4),
+    }
+
+
+@app.command()
+def null(
+    workers: Workers = 4,
+    qps: Annotated[float, typer.Option(min=1, help="Queries a second that LoadGen offers.")] = 100_000,
+    duration_s: Duration = 10,
+    payload_bytes: PayloadBytes = 0,
+    response_bytes: ResponseBytes = 4,
+    security: Security = "curve",
+    max_batch: MaxBatch = 2048,
+    io_threads: IoThreads = 0,
+    address: AddressOption = "local",
+    as_json: AsJson = False,
+) -> None:
+    """One rate: Server through Ray actors, TCP and CURVE, and LoadGen alone beside it."""
+    path = NullPath(workers, payload_bytes, response_bytes, security, max_batch, io_threads)
+    with _folder() as folder, Bench(path, address, Path(folder), _note(as_json)) as bench:
+        record, spec, test_folder = bench.test("Server", qps, duration_s)
+        found = figures(record, qps, path, duration_s)
+        found["inprocess"] = in_process(spec, test_folder, response_bytes, duration_s)
+    ours, theirs = found["completed_qps"], found["inprocess"].get("completed_qps")
+    found["ratio"] = {
+        "completed_qps": round(ours / theirs, 4) if theirs else None,
+        "p99": _ratio(found["p99_ms"], found["inprocess"].get("p99_ms")),
+    }
+    _show([found], as_json)
+    raise typer.Exit(0 if found["valid"] else EXIT_INVALID)
+
+
+@app.command()
+def sweep(
+    workers: Workers = 4,
+    start_qps: Annotated[float, typer.Option(min=1, help="First rate tried.")] = 50_000,
+    duration_s: Duration = 5,
+    payload_bytes: PayloadBytes = 0,
+    response_bytes: ResponseBytes = 4,
+    security: Security = "curve",
+    max_batch: MaxBatch = 2048,
+    io_threads: IoThreads = 0,
+    address: AddressOption = "local",
+    as_json: AsJson = False,
+) -> None:
+    """The highest VALID rate at a 15 ms limit: doubling, then halving the bracket."""
+    path = NullPath(workers, payload_bytes, response_bytes, security, max_batch, io_threads)
+    rows: list[dict[str, Any]] = []
+    with _folder() as folder, Bench(path, address, Path(folder), _note(as_json)) as bench:
+
+        def holds(qps: float) -> bool:
+            rows.append(figures(bench.test("Server", qps, duration_s)[0], qps, path, duration_s))
+            _note(as_json)(f"{qps:,.0f} queries/s: {'VALID' if rows[-1]['valid'] else 'INVALID'}")
+            return bool(rows[-1]["valid"])
+
+        best = highest(holds, start_qps)
+    if as_json:
+        print(json.dumps({"highest_valid_qps": best, "tests": rows}))
+    else:
+        _show(sorted(rows, key=lambda r: r["offered_qps"]), False)
+        Terminal().print(f"highest VALID rate: [bold]{best:,.0f}[/bold] queries/s ({duration_s:g} s tests)")
+    raise typer.Exit(0 if best else EXIT_INVALID)
+
+
+def highest(holds: Callable[[float], bool], start: float) -> float:
+    """The highest rate found to hold, to within SWEEP_RESOLUTION; 0.0 if none does."""
+    low, high = 0.0, math.inf
+    rate = start
+    while (high - low) / max(low, 1.0) > SWEEP_RESOLUTION:
+        if holds(rate):
+            low = rate
+        else:
+            high = rate
+        if high is math.inf:
+            rate = low * 2
+        elif low == 0.0:
+            rate = high / 2
+            if rate < start / 1024:
+                return 0.0
+        else:
+            rate = (low + high) / 2
+    return low
+
+
+@app.command()
+def offline(
+    samples: Annotated[int, typer.Option(min=1, help="Samples in LoadGen's one Offline query.")] = 10_000_000,
+    workers: Workers = 4,
+    security: Security = "curve",
+    max_batch: MaxBatch = 2048,
+    address: AddressOption = "local",
+    as_json: AsJson = False,
+) -> None:
+    """One huge Offline query: how soon the first answer comes, and how many samples a second follow."""
+    path = NullPath(workers, 0, 4, security, max_batch, 0)
+    with _folder() as folder, Bench(path, address, Path(folder), _note(as_json)) as bench:
+        # LoadGen asks 1.1 x target_qps x min_duration samples.
+        record = bench.test("Offline", samples / 1.1, 1.0)[0]
+    start = record.driver["start_s"]
+    found = {
+        "samples": record.driver["issued"],
+        "samples_per_s": round(record.result.value or 0.0, 1),
+        "first_answer_s": start["first_answer"],
+        "issue_s": start["first_issue"],
+        "driver_cpu_us_per_sample": record.driver["cpu_us_per_sample"],
+        "max_rss_bytes": record.driver["max_rss_bytes"],
+        "workers": workers,
+    }
+    if as_json:
+        print(json.dumps(found))
+    else:
+        for key, value in found.items():
+            print(f"{key:26} {value:,}" if isinstance(value, int | float) else f"{key:26} {value}")
+    raise typer.Exit(0 if record.status == "finished" else EXIT_INVALID)
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="loadgrid-bench-")
+
+
+def _note(as_json: bool) -> Callable[[str], None]:
+    return (lambda text: None) if as_json else (lambda text: print(text, file=sys.stderr))
+
+
+def _ratio(one: float | None, other: float | None) -> float | None:
+    return round(one / other, 3) if one and other else None
+
+
+COLUMNS = {
+    "offered_qps": "offered/s",
+    "completed_qps": "completed/s",
+    "valid": "VALID",
+    "p50_ms": "p50 ms",
+    "p99_ms": "p99 ms",
+    "p999_ms": "p99.9 ms",
+    "driver_cpu_us_per_sample": "driver CPU us/sample",
+    "gigabytes_per_s": "GB/s",
+}
+
+
+def _show(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        for row in rows:
+            print(json.dumps(row))
+        return
+    table = Table(title=f"null model, {rows[0]['workers']} workers, {rows[0]['duration_s']:g} s a test")
+    for title in COLUMNS.values():
+        table.add_column(title, justify="right")
+    for row in rows:
+        table.add_row(*(_cell(row.get(key)) for key in COLUMNS))
+        if "inprocess" in row:
+            table.add_row(*(_cell(row["inprocess"].get(key)) for key in COLUMNS), style="dim")
+    Terminal().print(table)
+    if any("inprocess" in row for row in rows):
+        Terminal().print("second row: the same LoadGen test against a null model inside one process", style="dim")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float | int):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return "-" if value is None else str(value)

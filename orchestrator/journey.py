@@ -1,0 +1,175 @@
+"""Where the latency went, and whether the driver was the limit: read from a record, nothing measured here. Pure.
+
+Histograms of several workers are added, so a merged percentile is one of all samples, not a mean of percentiles. They
+are the driver's own, bucketed to 4.4 %: they explain a result, LoadGen's log is the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from orchestrator.phrases import ms, percent
+from orchestrator.record import Record, WorkerRecord
+from orchestrator.timings import BUCKETS, mean_ns, percentile_ns
+
+PATH = ("driver_queue", "wire", "worker_queue", "compute", "return")
+TOTAL = "latency"
+IN_WORDS = {
+    "driver_queue": "waiting in the driver",
+    "wire": "the wire to the workers",
+    "worker_queue": "waiting in the worker",
+    "compute": "compute",
+    "return": "the way back",
+}
+# A thread of Python has one core at most; above this share the dispatcher may be what limits.
+BUSY_CPU = 0.9
+# Lateness that takes this part of the latency limit is the driver's fault, whatever the workers did.
+LATE_SHARE = 0.1
+# Workers that compute less than this share of an Offline test were not fed.
+FED = 0.8
+OUTSIDE_SHARE = 0.5
+RULES = {
+    "Server": "yes when the 1 % latest queries are issued later than LoadGen planned by 10 % of the limit; "
+    "perhaps when the test process uses 90 % of a core",
+    "Offline": "no when the workers compute 80 % of the time; below that yes when the test process uses 90 % of "
+    "a core, else perhaps",
+}
+STREAM_RULE = "yes when half of the latency, or more, arises outside of the workers"
+LOCAL_RULE = "with workers in the test process its CPU share says nothing about the driver alone"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One worker's samples, or all: mean and p99 in ms by stage, and each stage's share of the mean latency."""
+
+    name: str
+    samples: int
+    batch: float | None
+    mean_ms: dict[str, float]
+    p99_ms: dict[str, float]
+    share: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Was the driver the limit? `word` is yes, no, perhaps or unknown; `rule` says how that was decided."""
+
+    word: str
+    sentence: str
+    rule: str
+
+
+def rows(record: Record) -> list[Row]:
+    """The workers that answered anything, and all of them merged as the last row."""
+    active = [worker for worker in record.workers if worker.samples]
+    return [_row(worker.name, [worker]) for worker in active] + ([_row("all", active)] if active else [])
+
+
+def _row(name: str, workers: Sequence[WorkerRecord]) -> Row:
+    merged = {stage: _merged(workers, stage) for stage in (*PATH, TOTAL)}
+    mean = {stage: mean_ns(histogram) / 1e6 for stage, histogram in merged.items()}
+    p99 = {stage: percentile_ns(histogram, 0.99) / 1e6 for stage, histogram in merged.items()}
+    # Of the sum of the stages, not of the measured total: so the shares add up to 1 in spite of the buckets.
+    whole = sum(mean[stage] for stage in PATH if mean[stage] == mean[stage])
+    share = {stage: mean[stage] / whole if whole and mean[stage] == mean[stage] else 0.0 for stage in PATH}
+    batches = sum(worker.batches for worker in workers)
+    in_batches = sum((worker.mean_batch_size or 0) * worker.batches for worker in workers)
+    samples = sum(worker.samples for worker in workers)
+    return Row(name, samples, in_batches / batches if batches else None, mean, p99, share)
+
+
+def _merged(workers: Sequence[WorkerRecord], stage: str) -> np.ndarray:
+    histogram = np.zeros(BUCKETS, np.int64)
+    for worker in workers:
+        for bucket, count in worker.stages.get(stage, {}).get("histogram", {}).items():
+            histogram[int(bucket)] += count
+    return histogram
+
+
+def computing_share(record: Record) -> float | None:
+    """The share of the test in which a worker computed, on average over the workers; None if not known.
+
+    The time from the first to the last completion is not in the record by itself: CPU time per sample and CPU
+    share were taken over the same span, so their quotient gives it. Overlapping batches count in full.
+    """
+    cpu_us, cpu_share = record.driver.get("cpu_us_per_sample"), record.driver.get("cpu_share")
+    samples = sum(worker.samples for worker in record.workers)
+    if not cpu_us or not cpu_share or not samples:
+        return None
+    span_s = cpu_us * 1e-6 * samples / cpu_share
+    return min(sum(worker.busy_s for worker in record.workers) / (span_s * len(record.workers)), 1.0)
+
+
+def driver_was_the_limit(record: Record) -> Answer | None:
+    """The answer for a performance test that ended; None for all others."""
+    if record.kind != "performance" or record.status != "finished" or not record.workers:
+        return None
+    merged = rows(record)
+    if not merged:
+        return None
+    decide = {"Server": _server, "Offline": _offline}.get(record.scenario, _stream)
+    return decide(record, merged[-1])
+
+
+def _cpu(record: Record) -> float | None:
+    """CPU share of the test process, None when it says nothing about the driver."""
+    share = record.driver.get("cpu_share")
+    return None if record.security == "in-process" or share is None else float(share)
+
+
+def _used(record: Record) -> str:
+    share = record.driver.get("cpu_share")
+    if share is None:
+        return "its CPU share could not be measured (too short a test)"
+    whose = "with its workers " if record.security == "in-process" else ""
+    return f"the test process {whose}used {percent(share)} of a core"
+
+
+def _server(record: Record, merged: Row) -> Answer:
+    limit = record.settings["server_target_latency_ns"] / 1e6
+    late, cpu, rule = record.driver.get("issue_lateness"), _cpu(record), RULES["Server"]
+    if record.security == "in-process":
+        rule = f"{rule}; {LOCAL_RULE}"
+    if late is None:
+        return Answer("unknown", f"Cannot tell: no query was logged as issued; {_used(record)}.", rule)
+    part = late["p99_ms"] / limit
+    issued = (
+        f"queries were issued at most {ms(late['p99_ms'])} ms later than LoadGen planned (p99), "
+        f"{percent(part)} of the limit"
+    )
+    if part >= LATE_SHARE:
+        return Answer("yes", f"Yes: {issued}; {_used(record)}.", rule)
+    if cpu is not None and cpu >= BUSY_CPU:
+        return Answer("perhaps", f"Perhaps: {_used(record)}, although {issued}.", rule)
+    where = max(PATH, key=lambda stage: merged.share[stage])
+    most = f"Most latency was {IN_WORDS[where]} ({percent(merged.share[where])})"
+    return Answer("no", f"No: {_used(record)}, and {issued}. {most}.", rule)
+
+
+def _offline(record: Record, merged: Row) -> Answer:
+    busy, cpu, rule = computing_share(record), _cpu(record), RULES["Offline"]
+    if record.security == "in-process":
+        rule = f"{rule}; {LOCAL_RULE}"
+    if busy is None:
+        return Answer("unknown", f"Cannot tell: {_used(record)}.", rule)
+    computed = f"the workers computed {percent(busy)} of the time"
+    if busy >= FED:
+        return Answer("no", f"No: {computed}, so they were the limit; {_used(record)}.", rule)
+    if cpu is not None and cpu >= BUSY_CPU:
+        return Answer("yes", f"Yes: {computed} only, and {_used(record)}.", rule)
+    rest = "the rest went to the wire, to the workers' own Python, or to the driver"
+    return Answer("perhaps", f"Perhaps: {computed} only; {rest} ({_used(record)}).", rule)
+
+
+def _stream(record: Record, merged: Row) -> Answer:
+    outside = sum(merged.share[stage] for stage in ("driver_queue", "wire", "return"))
+    cost = sum(merged.mean_ms[stage] for stage in ("driver_queue", "wire", "return"))
+    told = (
+        f"{percent(outside)} of the latency arose outside of the workers, {ms(cost)} ms of "
+        f"{ms(merged.mean_ms[TOTAL])} ms per sample"
+    )
+    word = "yes" if outside >= OUTSIDE_SHARE else "no"
+    return Answer(word, f"{word.capitalize()}: {told}; {_used(record)}.", STREAM_RULE)

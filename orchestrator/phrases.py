@@ -1,0 +1,166 @@
+"""Numbers and verdicts as people read them: short text, no colour, no layout. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.record import Record
+
+FULL = "█"
+PARTS = " ▏▎▍▌▋▊▉"
+
+
+def ms(value: float | None) -> str:
+    """A time in ms with three digits that count; a dash when there is none."""
+    if value is None or value != value:
+        return "–"
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def rate(value: float) -> str:
+    """Things a second."""
+    if value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 100 else f"{value:.2f}"
+
+
+def percent(share: float) -> str:
+    """A share, 1.0 as 100 %; what is there is never shown as nothing."""
+    if 0 < share < 0.005:
+        return "<1 %"
+    return f"{100 * share:.0f} %"
+
+
+def duration(seconds: float) -> str:
+    """A length of time: 0.4 s, 48 s, 10 min, 2 h 5 min."""
+    if seconds < 9.95:
+        return f"{seconds:.1f}".removesuffix(".0") + " s"
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 10 and rest:
+        return f"{minutes} min {rest} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes} min" if minutes else f"{hours:,} h"
+
+
+def clock(seconds: float) -> str:
+    """Time passed, as on a stop watch: 0:07, 12:34, 1:02:03."""
+    minutes, second = divmod(max(int(seconds), 0), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def size(count: float) -> str:
+    """Bytes: 512 B, 10 MB, 2.3 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if count >= 10 or unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} TB"
+
+
+def plural(count: int, what: str) -> str:
+    """`1 worker`, `1,024 samples`; `what` in the singular."""
+    many = what.removesuffix("y") + "ies" if what.endswith("y") and what[-2] not in "aeiou" else f"{what}s"
+    return f"{count:,} {what if count == 1 else many}"
+
+
+def bar(share: float, width: int) -> str:
+    """A bar of `width` cells, filled to eighths of a cell."""
+    eighths = round(min(max(share, 0.0), 1.0) * width * 8)
+    if share > 0:
+        eighths = max(eighths, 1)
+    whole, rest = divmod(eighths, 8)
+    return (FULL * whole + (PARTS[rest] if rest else "")).ljust(width)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A test's outcome: a word, a colour, one sentence, and why if it is not good."""
+
+    word: str
+    style: str
+    sentence: str
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def good(self) -> bool:
+        """Whether the test reached what it was for."""
+        return self.style == "green"
+
+
+def verdict(record: Record) -> Verdict:
+    """What came of a test, in words for somebody who sees LoadGen for the first time."""
+    if record.status == "interrupted":
+        return Verdict("INTERRUPTED", "yellow", f"Ended before its end: {record.reason}. There is no result.")
+    if record.status == "failed":
+        return Verdict("FAILED", "red", f"The test failed, so there is no result: {record.reason}")
+    if record.kind == "accuracy":
+        return _accuracy_verdict(record)
+    reasons = tuple(dict.fromkeys(text.strip() for text in [*record.result.reasons, *record.result.errors]))
+    if record.result.valid is None:
+        return Verdict("NO VERDICT", "red", "LoadGen's log holds no verdict.", reasons)
+    if not record.result.valid:
+        return Verdict("INVALID", "red", "LoadGen does not accept this result:", reasons)
+    return Verdict("VALID", "green", f"LoadGen accepts this result: {_why_valid(record)}.")
+
+
+def _accuracy_verdict(record: Record) -> Verdict:
+    got = record.accuracy
+    if got is None:
+        return Verdict("NOT SCORED", "red", "The answers were logged, but there is no score.")
+    text = f"{accuracy(record)}; the target is {got.target:g} {got.unit}."
+    if got.reached:
+        return Verdict("REACHED", "green", f"Accuracy target reached: {text}")
+    return Verdict("MISSED", "red", f"Accuracy target missed: {text}")
+
+
+def accuracy(record: Record) -> str:
+    """`18 of 20 right = 90 percent`; without counts for a metric that has none."""
+    got = record.accuracy
+    if got is None:
+        return "–"
+    value = f"{got.value:.4g} {got.unit}"
+    return f"{got.good:,} of {got.total:,} right = {value}" if got.total else f"{got.metric} {value}"
+
+
+def _why_valid(record: Record) -> str:
+    """What LoadGen demanded in this scenario, and got."""
+    settings = record.settings
+    if record.scenario == "Server":
+        share = f"{100 * settings['server_target_latency_percentile']:g} %"
+        limit = ms(settings["server_target_latency_ns"] / 1e6)
+        return f"it ran long enough to be sure that {share} of the queries are answered within {limit} ms"
+    if record.scenario == "Offline":
+        return f"answering took {duration(settings['min_duration_ms'] / 1000)} or more, as demanded"
+    return "enough queries over enough time to be sure of the percentile that it reports"
+
+
+def result(record: Record) -> str:
+    """The metric with its unit, LoadGen's own number."""
+    found = record.result
+    if found.value is None:
+        return "–"
+    if found.unit == "ms":
+        return f"{ms(found.value)} ms"
+    return f"{rate(found.value)} {found.unit}"
+
+
+def judged_percentile(record: Record) -> str:
+    """The percentile that LoadGen judges or reports in this scenario, such as p90; empty in Offline."""
+    words = {"SingleStream": "single_stream", "MultiStream": "multi_stream", "Server": "server"}
+    share = record.settings.get(f"{words.get(record.scenario, '')}_target_latency_percentile")
+    return "" if share is None else f"p{100 * share:g}"
+
+
+def limit_ms(record: Record) -> float | None:
+    """Server's latency limit."""
+    limit = record.settings.get("server_target_latency_ns")
+    return limit / 1e6 if limit is not None and record.scenario == "Server" else None

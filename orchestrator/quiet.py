@@ -1,0 +1,50 @@
+"""A Watcher that shows nothing but notes: for `bench`, whose output is its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.manifest import Manifest
+from orchestrator.plan import TestSpec
+from orchestrator.record import Record
+from orchestrator.timings import Board
+
+
+class Quiet:
+    """Passes on what is slow, wrong or lost, one line each."""
+
+    def __init__(self, note: Callable[[str], None] = lambda text: None) -> None:
+        self._note = note
+
+    def planned(self, manifest: Manifest, specs: Sequence[TestSpec], folder: Path) -> None:
+        """Nothing to say."""
+
+    def preparing(self, what: str) -> None:
+        """Say it: it can take a while."""
+        self._note(f"preparing {what} ...")
+
+    def worker_ready(self, facts: dict[str, Any]) -> None:
+        """Nothing to say."""
+
+    def warned(self, text: str) -> None:
+        """Say it."""
+        self._note(text)
+
+    def test_began(self, spec: TestSpec, workers: Sequence[str]) -> None:
+        """Nothing to say."""
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Say losses and failures."""
+        if event["event"] in ("loss", "failed", "stuck"):
+            self._note(", ".join(f"{key}: {value}" for key, value in event.items()))
+
+    def tick(self, board: Board) -> None:
+        """Nothing to say."""
+
+    def test_ended(self, record: Record, folder: Path) -> None:
+        """Nothing to say."""
+
+    def ended(self, records: Sequence[Record], folder: Path) -> None:
+        """Nothing to say."""
