@@ -60,7 +60,7 @@ class NullPath:
     def manifest(self, scenario: str, qps: float, duration_s: float) -> Manifest:
         """A manifest that runs this path at one rate."""
         count = SAMPLES if self.payload_bytes < 1 << 20 else 64
-        body = {
+        body: dict[str, Any] = {
             "name": "bench",
             "round": "v6.1",
             "suite": "datacenter,edge",
@@ -147,7 +147,7 @@ def figures(record: Record, offered_qps: float, path: NullPath, duration_s: floa
 
 def _stages(record: Record) -> dict[str, dict[str, float | None]]:
     """p50 and p99 in ms of each stage of the path, the worst worker's."""
-    worst = {}
+    worst: dict[str, dict[str, float | None]] = {}
     for stage in STAGES:
         seen = [w.stages[stage] for w in record.workers if w.stages[stage]["p99_ms"] is not None]
         top = max(seen, key=lambda s: s["p99_ms"], default=None)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from orchestrator import cluster
 from orchestrator.evidence import Crew, Evidence
-from orchestrator.manifest import Manifest
+from orchestrator.manifest import Manifest, error_at
 from orchestrator.order import LocalWorker, Seat, TestOrder
 from orchestrator.paths import MANIFEST, RECORD, USER_CONF, RunPaths, cache_dir, write_atomically
 from orchestrator.plan import TestSpec, plan
@@ -102,9 +102,9 @@ class Session:
         try:
             library = open_task(task.name, self.manifest.task_options()).prepare(cache_dir())
         except (TaskError, LibraryError) as error:
-            raise SetUpError(str(error)) from None
+            raise error_at(self.manifest, "task", str(error)) from None
         if not library.count:
-            raise SetUpError(f"task.name: the data set of {task.name} is empty")
+            raise error_at(self.manifest, "task", f"the data set of {task.name} is empty")
         return library
 
     def _start_fleet(self) -> None:
@@ -124,12 +124,22 @@ class Session:
             name="",
             task=m.task.name,
             task_options=m.task_options(),
-            backend={**m.backend_options(), "device": "cuda" if m.workers.num_gpus else "cpu"},
+            backend=self._backend_options(),
             max_batch=m.workers.max_batch,
             batch_deadline_ns=int(m.workers.batch_deadline_ms * 1e6),
             cache=str(cache_dir()),
             needs_library=m.dispatch.payload == "index",
         )
+
+    def _backend_options(self) -> dict[str, Any]:
+        """The manifest's backend, and what follows from where it runs: the device, its share of the cores."""
+        w = self.manifest.workers
+        options = {**self.manifest.backend_options(), "device": "cuda" if w.num_gpus else "cpu"}
+        if w.where == "local":
+            options["workers_on_host"] = w.count
+        elif options.get("threads") is None and w.num_cpus >= 1:
+            options["threads"] = int(w.num_cpus)
+        return options
 
     def run(self, spec: TestSpec, run: RunPaths) -> Record:
         """Run one test into its folder of `run` and write its record."""

@@ -8,6 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from orchestrator import rayauth, reaper
+
+rayauth.choose()  # Ray reads it when it is imported
+
 import ray
 import ray.exceptions
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
@@ -46,12 +50,10 @@ class Placement:
 
 def connect(address: str, num_cpus: int | None = None) -> None:
     """Join the Ray cluster at `address`; "local" starts one on this machine, which ends with this process."""
-    # A token that lies about in the home directory would otherwise turn authentication on for one side only.
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": True}
     try:
         if address == "local":
+            _Reaper.arm()
             ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, object_store_memory=80_000_000, **quiet)
         else:
             ray.init(address=address, **quiet)
@@ -62,6 +64,24 @@ def connect(address: str, num_cpus: int | None = None) -> None:
 def disconnect() -> None:
     """Leave the cluster; a local one ends."""
     ray.shutdown()
+    _Reaper.disarm()
+
+
+class _Reaper:
+    """Ends a local Ray if this process is killed; one at a time."""
+
+    pipe: int | None = None
+
+    @classmethod
+    def arm(cls) -> None:
+        if cls.pipe is None:
+            cls.pipe = reaper.start()
+
+    @classmethod
+    def disarm(cls) -> None:
+        if cls.pipe is not None:
+            os.close(cls.pipe)
+            cls.pipe = None
 
 
 def node_address() -> str:

@@ -141,8 +141,6 @@ class Dispatcher:
         self.issued = 0
         self.completed = 0
         self.late = 0
-        # (worker, ns between issue and send, samples), for the timings; whoever reads them empties the list.
-        self.queue_rows: list[tuple[int, int, int]] = []
         self._queue: deque[Lump] = deque()
         self._flights: dict[int, Flight] = {}
         self._next_frame = 1
@@ -313,19 +311,18 @@ class Dispatcher:
 
     def _frame(self, worker: int, n: int, now_ns: int) -> Send:
         """Move `n` samples from the queue into a new frame."""
-        oldest_ns = self._queue[0].issued_ns
-        ids, indices = self._take(n, worker, now_ns)
+        ids, indices, issued_ns = self._take(n)
         seat = self.seats[worker]
         frame = self._next_frame
         self._next_frame += 1
         held = -(-seat.outstanding // seat.pace.max_batch)
-        flight = Flight(worker, ids, indices, oldest_ns, now_ns, n, held)
+        flight = Flight(worker, ids, indices, issued_ns, now_ns, n, held)
         self._flights[frame] = seat.flights[frame] = flight
         return Send(worker, frame, indices)
 
-    def _take(self, n: int, worker: int, now_ns: int) -> tuple[np.ndarray, np.ndarray]:
-        """Take the oldest `n` samples for a worker: ids uint64 (n,), indices uint32 (n,)."""
-        queue, rows = self._queue, self.queue_rows
+    def _take(self, n: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """Take the oldest `n` samples: ids uint64 (n,), indices uint32 (n,), and when they were issued, the mean in ns."""
+        queue, base_ns, issued, count = self._queue, self._queue[0].issued_ns, 0, n
         self.waiting -= n
         ids: list[Ids] = []
         indices: list[Ids] = []
@@ -341,9 +338,9 @@ class Dispatcher:
                 ids.append(lump.ids[:n])
                 indices.append(lump.indices[:n])
                 size = n
-            rows.append((worker, now_ns - lump.issued_ns, size))
+            issued += (lump.issued_ns - base_ns) * size
             n -= size
-        return _joined(ids, np.uint64), _joined(indices, np.uint32)
+        return _joined(ids, np.uint64), _joined(indices, np.uint32), base_ns + issued // count
 
     def _book(self, worker: int, segment: Segment) -> tuple[np.ndarray, np.ndarray | bool]:
         """Ids that this segment completes, and which of its samples those are: True all, False none, else a mask."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.accuracy import AccuracyError, score, write_accuracy_txt
-from orchestrator.findings import Finding, index_to_remote_finding, plan_findings_for_loadgen
+from orchestrator.findings import Finding, index_to_remote_finding, library_findings, plan_findings_for_loadgen
 from orchestrator.logs import DetailLog, LogError, read_detail
 from orchestrator.manifest import Manifest
 from orchestrator.order import TestOrder
@@ -56,7 +56,7 @@ class Evidence:
         result = result_of(spec, detail)
         accuracy = self._score(spec, outcome, folder)
         hashes, loadgen = self._hashes(spec), self._loadgen(detail, outcome)
-        findings = [*spec.broken_rules, *self._run_time_findings(crew, loadgen)]
+        findings = [*spec.broken_rules, *self._run_time_findings(spec, crew, loadgen)]
         missing = missing_evidence(crew.facts, self.manifest.backend.engine, hashes, self.commit)
         because = unofficial_because(spec, outcome, result, accuracy, findings, missing)
         return Record(
@@ -109,11 +109,12 @@ class Evidence:
             "path": self.manifest.loadgen_folder(),
         }
 
-    def _run_time_findings(self, crew: Crew, loadgen: dict[str, Any]) -> list[Finding]:
-        """Rules that only the run itself can break: whose LoadGen it was, and where the workers were."""
+    def _run_time_findings(self, spec: TestSpec, crew: Crew, loadgen: dict[str, Any]) -> list[Finding]:
+        """Rules that only the run itself can break: whose LoadGen, which data set, where the workers were."""
         found: list[Finding] = []
         if loadgen["version"]:
             found += plan_findings_for_loadgen(loadgen["version"], loadgen["sha256"], self.round)
+        found += library_findings(self.round, spec.benchmark, spec.test, self.library.count)
         remote = index_to_remote_finding(self.manifest, self.round, crew.remote_hosts)
         return found if remote is None else [*found, remote]
 
@@ -171,4 +172,4 @@ def _driver(outcome: Outcome) -> dict[str, Any]:
         name: round((board.total(key) - began_ns) / 1e9, 4) if began_ns and board.total(key) else None
         for name, key in (("first_issue", "first_issue_ns"), ("first_answer", "first_done_ns"))
     }
-    return told | {name: outcome.board.total(name) for name in ("issued", "completed")}
+    return told | {name: outcome.board.total(name) for name in ("issued", "completed", "rows_dropped")}

@@ -38,7 +38,6 @@ CHECK_EVERY_NS = 100_000_000
 STALL_NS = 1_000_000_000
 IDLE_WAIT_MS = 50
 PINGS = 8
-ROWS_AT_MOST = 4096
 
 
 class ExchangeFailed(Exception):
@@ -140,7 +139,7 @@ class Exchange:
             self._call(lambda: self._lose(names.index(name), reason))
 
     def stop(self) -> None:
-        """Tell the workers that the test is over, fold the last timings, end the thread."""
+        """Tell the workers that the test is over, end the thread."""
         self._call(self._say_bye)
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(timeout=10)
@@ -255,22 +254,20 @@ class Exchange:
     def _answer(self, worker: int, answer: Answer) -> None:
         """Book one answer, report it to LoadGen, remember its times."""
         now = time.monotonic_ns()
-        rows = self._timings.rows
+        batch = answer.batch_size
         flights = self._dispatcher.seats[worker].flights
         for segment in answer.segments:
             flight = flights.get(segment.frame)
             if flight is not None:
                 sent = (worker, segment.count, flight.issued_ns, flight.sent_ns)
-                back = (segment.received_ns, answer.started_ns, answer.computed_ns, answer.sent_ns, now)
-                rows.append(sent + back)
+                back = (segment.received_ns, answer.started_ns, answer.computed_ns, answer.sent_ns, now, batch)
+                self._timings.add(*sent, *back)
+                batch = 0
         completion = self._dispatcher.answer(worker, answer, now)
-        self._timings.batches.append((worker, answer.batch_size, answer.computed_ns - answer.started_ns))
         if completion is not None:
             if self._dispatcher.completed == len(completion.ids):
                 self._timings.board.set_total("first_done_ns", now)
             self._complete(completion)
-        if len(rows) >= ROWS_AT_MOST:
-            self._fold()
 
     def _lose(self, worker: int, reason: str) -> None:
         """Book a loss; the samples move, or the test ends."""
@@ -342,14 +339,8 @@ class Exchange:
             self._changed.notify_all()
         self._on_failure(reason)
 
-    def _fold(self) -> None:
-        rows = self._dispatcher.queue_rows
-        self._timings.fold(rows)
-        rows.clear()
-
     def _publish(self, now_ns: int) -> None:
         """Write the counters that the driver shows."""
-        self._fold()
         d, board = self._dispatcher, self._timings.board
         self._on_check(d.completed, d.issued)
         totals = {"issued": d.issued, "completed": d.completed, "waiting": d.waiting, "late": d.late}

@@ -116,19 +116,25 @@ def _accuracy_verdict(record: Record) -> Verdict:
     got = record.accuracy
     if got is None:
         return Verdict("NOT SCORED", "red", "The answers were logged, but there is no score.")
-    text = f"{accuracy(record)}; the target is {got.target:g} {got.unit}."
+    right = f"{got.good:,} of {got.total:,} right = " if got.total else f"{got.metric} "
+    text = f"{right}{got.value:.4g} {unit(got.unit)}; the target is {got.target:g} {unit(got.unit)}."
     if got.reached:
         return Verdict("REACHED", "green", f"Accuracy target reached: {text}")
     return Verdict("MISSED", "red", f"Accuracy target missed: {text}")
 
 
 def accuracy(record: Record) -> str:
-    """`18 of 20 right = 90 percent`; without counts for a metric that has none."""
+    """`18/20 = 90 %`; without counts for a metric that has none."""
     got = record.accuracy
     if got is None:
         return "–"
-    value = f"{got.value:.4g} {got.unit}"
-    return f"{got.good:,} of {got.total:,} right = {value}" if got.total else f"{got.metric} {value}"
+    value = f"{got.value:.4g} {unit(got.unit)}"
+    return f"{got.good:,}/{got.total:,} = {value}" if got.total else value
+
+
+def unit(name: str) -> str:
+    """A unit as it stands behind a number."""
+    return "%" if name == "percent" else name
 
 
 def _why_valid(record: Record) -> str:
@@ -136,8 +142,8 @@ def _why_valid(record: Record) -> str:
     settings = record.settings
     if record.scenario == "Server":
         share = f"{100 * settings['server_target_latency_percentile']:g} %"
-        limit = ms(settings["server_target_latency_ns"] / 1e6)
-        return f"it ran long enough to be sure that {share} of the queries are answered within {limit} ms"
+        limit = settings["server_target_latency_ns"] / 1e6
+        return f"it ran long enough to be sure that {share} of the queries are answered within {limit:,g} ms"
     if record.scenario == "Offline":
         return f"answering took {duration(settings['min_duration_ms'] / 1000)} or more, as demanded"
     return "enough queries over enough time to be sure of the percentile that it reports"

@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from orchestrator.order import Channel, TestOrder
-from orchestrator.timings import Board
+from orchestrator.timings import Board, Folder
 from workers.host import Ticket
 
 TICK_S = 0.1
@@ -47,7 +47,7 @@ class Fleet(Protocol):
 class Outcome:
     """What came of one test; `board` holds the timings even when the child died."""
 
-    status: str  # finished | failed | interrupted
+    status: Literal["finished", "failed", "interrupted"]
     board: Board
     reason: str = ""
     result: dict[str, Any] = field(default_factory=dict)
@@ -76,6 +76,7 @@ class _Supervisor:
         self.fleet = fleet
         self.hooks = hooks
         self.outcome = Outcome("failed", Board(len(order.workers)))
+        self.folder = Folder(self.outcome.board)
         ours, theirs = socket.socketpair()
         self.channel = Channel(ours)
         self.child = self._spawn(theirs)
@@ -108,6 +109,7 @@ class _Supervisor:
                 self._once()
         finally:
             self._reap()
+            self.folder.fold()
             self.outcome.wall_s = time.monotonic() - began
         return self.outcome
 
@@ -125,6 +127,7 @@ class _Supervisor:
             return
         for name, reason in self.fleet.lost() if self.fleet else []:
             self.channel.send(event="lost", worker=name, reason=reason)
+        self.folder.fold()
         self.hooks.on_tick(self.outcome.board)
 
     def _hear(self, message: dict[str, Any]) -> None:
@@ -151,7 +154,7 @@ class _Supervisor:
         except Exception as error:  # whatever a cluster may say, it ends this test and not the campaign
             self._end("failed", f"the workers cannot be told to attach: {error}")
 
-    def _end(self, status: str, reason: str) -> None:
+    def _end(self, status: Literal["finished", "failed", "interrupted"], reason: str) -> None:
         self.outcome.status, self.outcome.reason, self._over = status, reason, True
 
     def _how_it_died(self) -> str:

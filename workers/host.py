@@ -91,11 +91,11 @@ class WorkerHost:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "python": platform.python_version(),
-            "versions": _versions(),
             "warm_up": [[int(n), float(s)] for n, s in warm_up],
             "max_batch": self.spec.max_batch,
             "library": self._library.digest if self._library else None,
             **facts,
+            "versions": _versions() | facts.get("versions", {}),
         }
 
     def key(self) -> str:
