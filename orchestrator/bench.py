@@ -37,12 +37,16 @@ KB = 1024
 Workers = Annotated[int, typer.Option(min=1, max=4096, help="Worker actors.")]
 Duration = Annotated[float, typer.Option(min=0.5, help="Seconds of each test.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
-PayloadBytes = Annotated[int, typer.Option(min=0, help="0: only indices travel; else value mode with this size.")]
+PayloadBytes = Annotated[
+    int, typer.Option(min=0, help="0: only indices travel; else value mode with this size.")
+]
 ResponseBytes = Annotated[int, typer.Option(min=0, help="Bytes answered per sample.")]
 Security = Annotated[str, typer.Option(help="curve or none.")]
 MaxBatch = Annotated[int, typer.Option(min=1, max=65536, help="Most samples in a batch.")]
 AddressOption = Annotated[str, typer.Option(help="Ray: local, auto or HOST:PORT.")]
-IoThreads = Annotated[int, typer.Option(min=0, max=64, help="ZeroMQ threads of the test process; 0: by payload.")]
+IoThreads = Annotated[
+    int, typer.Option(min=0, max=64, help="ZeroMQ threads of the test process; 0: by payload.")
+]
 
 
 @dataclass(frozen=True)
@@ -339,7 +343,9 @@ def _show(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
             table.add_row(*(_cell(row["inprocess"].get(key)) for key in COLUMNS), style="dim")
     Terminal().print(table)
     if any("inprocess" in row for row in rows):
-        Terminal().print("second row: the same LoadGen test against a null model inside one process", style="dim")
+        Terminal().print(
+            "second row: the same LoadGen test against a null model inside one process", style="dim"
+        )
 
 
 def _cell(value: Any) -> str:

@@ -58,9 +58,7 @@ class Stop:
 
 
 @app.command()
-def run(
-    manifests: Manifests, runs_dir: RunsDir = Path("runs"), address: Address = "local"
-) -> None:
+def run(manifests: Manifests, runs_dir: RunsDir = Path("runs"), address: Address = "local") -> None:
     """Run every test of one or more manifests and write their records."""
     console = Console()
     stop = Stop()

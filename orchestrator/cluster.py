@@ -54,7 +54,13 @@ def connect(address: str, num_cpus: int | None = None) -> None:
     try:
         if address == "local":
             _Reaper.arm()
-            ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, object_store_memory=80_000_000, **quiet)
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                num_cpus=num_cpus,
+                object_store_memory=80_000_000,
+                **quiet,
+            )
         else:
             ray.init(address=address, **quiet)
     except Exception as error:
@@ -103,6 +109,45 @@ def nodes() -> list[dict[str, Any]]:
     ]
 
 
+def probe_nodes(timeout_s: float) -> list[dict[str, Any]]:
+    """Every live node as nodes() has it, with `facts` of a Python there, or `error` if none could tell."""
+
+    # Defined here, so that it travels by value: a node that lacks our packages can still say so.
+    def look() -> dict[str, Any]:
+        import importlib
+        import importlib.metadata
+        import platform
+        import resource
+
+        facts: dict[str, Any] = {"python": platform.python_version(), "error": None}
+        for name in ("loadgrid", "torch", "pyzmq", "numpy", "ray"):
+            try:
+                facts[name] = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                facts[name] = None
+        facts["open_files"] = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        try:
+            importlib.import_module("workers.actor")
+        except Exception as error:
+            facts["error"] = f"{type(error).__name__}: {error}"
+        return facts
+
+    found, task = nodes(), ray.remote(look)
+    asked = {}
+    for node in found:
+        here = NodeAffinitySchedulingStrategy(node["id"], soft=False)
+        asked[task.options(num_cpus=0, max_retries=0, scheduling_strategy=here).remote()] = node
+    done, late = ray.wait(list(asked), num_returns=len(asked), timeout=timeout_s)
+    for ref in late:
+        asked[ref]["error"] = f"no answer in {timeout_s:g} s"
+    for ref in done:
+        try:
+            asked[ref]["facts"] = ray.get(ref)
+        except Exception as error:
+            asked[ref]["error"] = _first_line(error)
+    return found
+
+
 class RayFleet:
     """The workers of a campaign as Ray actors; models are loaded once and outlive tests."""
 
@@ -143,7 +188,8 @@ class RayFleet:
     def differences(self) -> list[str]:
         """How the workers differ in what should be alike, one sentence each."""
         return [
-            f"workers differ in {key}: " + "; ".join(f"{v}: {', '.join(names)}" for v, names in groups.items())
+            f"workers differ in {key}: "
+            + "; ".join(f"{v}: {', '.join(names)}" for v, names in groups.items())
             for key in ALIKE
             if len(groups := _grouped(self.facts, key)) > 1
         ]
@@ -220,7 +266,9 @@ class RayFleet:
         need = {"CPU": p.num_cpus * p.count, "GPU": p.num_gpus * p.count}
         fit = [n for n in nodes() if all(n["resources"].get(k, 0) >= v for k, v in need.items())]
         if not fit:
-            raise ClusterError(f"no node has room for {p.count} workers ({_need(p)}); the cluster has {_have()}")
+            raise ClusterError(
+                f"no node has room for {p.count} workers ({_need(p)}); the cluster has {_have()}"
+            )
         return [NodeAffinitySchedulingStrategy(n["id"], soft=False) for n in fit for _ in range(p.count)]
 
     def _grouped_places(self, p: Placement) -> list[Any]:
@@ -236,9 +284,7 @@ class RayFleet:
                 f"the cluster has no room for {count} workers ({_need(p)}); it has {_have()}. "
                 "Lower workers.count, or add nodes"
             )
-        return [
-            PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i) for i in range(count)
-        ]
+        return [PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i) for i in range(count)]
 
     def _get(self, ref: Any, name: str, what: str, timeout_s: float | None = None) -> Any:
         try:
@@ -267,15 +313,14 @@ def _need(p: Placement) -> str:
 
 def _have() -> str:
     return "; ".join(
-        f"{n['name']} {n['resources'].get('CPU', 0):g} CPU {n['resources'].get('GPU', 0):g} GPU" for n in nodes()
+        f"{n['name']} {n['resources'].get('CPU', 0):g} CPU {n['resources'].get('GPU', 0):g} GPU"
+        for n in nodes()
     )
 
 
 def _could_fit(count: int, bundle: dict[str, float]) -> bool:
     """Whether the nodes could hold the bundles if they were empty; if not, waiting is pointless."""
-    room = sum(
-        min(int(n["resources"].get(k, 0) // v) for k, v in bundle.items()) for n in nodes()
-    )
+    room = sum(min(int(n["resources"].get(k, 0) // v) for k, v in bundle.items()) for n in nodes())
     return room >= count
 
 

@@ -1,37 +1,25 @@
 """Dispatcher: decides where each sample is computed, and that each is answered exactly once.
 
-No sockets, no clock of its own, no LoadGen and no knowledge of scenario, model or mode: events come in with the time as an
-argument, frames to send come out. A seeded simulation can therefore drive it through slow, dying and duplicating workers.
-
-Credit is time. A sample goes to the worker that is expected to finish it soonest: what it holds, at its pace, and then a
-batch of one. A worker holds two batches. One that is more than twice as slow as the fastest holds only what it can finish
-while the fastest does two and all together do what still waits, in whole batches of its own if it can be half of one.
-
-Measured in simulation (8 workers, batches of 8 that take 8 ms, 5 % spread, Poisson): Offline reaches 0.996 of what the
-engines can do, Server at 0.95 of that has a p99 of 19 ms. In samples of the fastest worker's time instead of whole batches,
-noise in the paces breaks batches up: 0.956 in Offline, 23 ms. With one batch instead of two, WINDOW1. Beside seven others
-a worker ten times slower costs 1.5 % of a three-second Offline test; and Offline's idle tail is at most one batch of the slowest.
+No sockets, no clock of its own, no LoadGen and no knowledge of scenario, model or mode: events come in with
+the time as an argument, frames to send come out. A seeded simulation can therefore drive it through slow,
+dying and duplicating workers.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
-from math import ceil
 
 import numpy as np
 
+from orchestrator.credit import Credit, Flight, Seat
 from orchestrator.pace import Pace
 from workers.protocol import Answer, Segment
 
-# What waits is split over workers only in pieces worth at least this: below it, one more frame costs more than it saves.
-PIECE_S = 100e-6
-WINDOW_BATCHES = 2
 # A lump this large is sliced many times: of an array that makes views, of a list copies.
 ARRAY_FROM = 256
-NO_CREDIT = float("inf")
 HANG_FLOOR_S = 5.0
 HANG_BATCHES = 20
 
@@ -76,51 +64,13 @@ class Loss:
 
 
 @dataclass(slots=True)
-class Flight:
-    """A frame under way: `ids` uint64 (n,), what is `left` to answer, and `open` (n,) once partly answered."""
-
-    worker: int
-    ids: np.ndarray
-    indices: np.ndarray
-    issued_ns: int
-    sent_ns: int
-    left: int
-    batches_held: int
-    open: np.ndarray | None = None
-
-
-@dataclass(slots=True)
 class Completion:
-    """Samples to report to LoadGen: `ids` uint64 (n,), `offsets` int64 (n,) into `blob`, `sizes` int64 (n,) or one for all."""
+    """Samples to report: `ids` uint64 (n,), `offsets` int64 (n,) into `blob`, `sizes` int64 (n,) or one."""
 
     ids: np.ndarray
     blob: np.ndarray
     offsets: np.ndarray | None  # None: equal sizes, in order
     sizes: np.ndarray | int
-
-
-@dataclass(slots=True)
-class Seat:
-    """One worker's place at the table."""
-
-    name: str
-    pace: Pace
-    alive: bool = True
-    outstanding: int = 0
-    wire_s: float = 0.0
-    flights: dict[int, Flight] = field(default_factory=dict)
-    # Read from the pace once in a while: samples it may hold, seconds a sample, seconds a batch of one, smallest piece.
-    credit: int = 0
-    sample_s: float = 0.0
-    first_s: float = 0.0
-    piece: int = 1
-
-    @property
-    def finish_s(self) -> float:
-        """Seconds until one more sample is expected to be done here."""
-        if self.outstanding >= self.credit:
-            return NO_CREDIT
-        return self.outstanding * self.sample_s + self.first_s
 
 
 class Dispatcher:
@@ -145,19 +95,14 @@ class Dispatcher:
         self._flights: dict[int, Flight] = {}
         self._next_frame = 1
         self._live = len(self.seats)
-        # One number a worker, so that finding the soonest is two C calls, with 64 workers too.
-        self._finish: list[float] = [NO_CREDIT] * len(self.seats)
-        self._slow: list[int] = []
-        self._samples_per_s = 0.0
-        self._fastest_batch_s = 0.0
-        self._paces_good_for = 0  # answers
+        self._credit = Credit(self.seats, together=not one_sample_frames)
 
     @property
     def outstanding(self) -> int:
         """Samples issued and not yet completed."""
         return self.issued - self.completed
 
-    # -- events ----------------------------------------------------------------------------------------------------
+    # -- events ----------------------------------------------------------------------------------------------
 
     def issue(self, lump: Lump) -> None:
         """Take a lump of samples from LoadGen."""
@@ -175,9 +120,9 @@ class Dispatcher:
         if not self._live:
             last = self.losses[-1]
             raise NoWorkers(
-                f"no worker is left (the last, {last.worker}, was lost: {last.reason}) and {self.waiting} samples wait"
+                f"no worker is left (the last: {last.worker}, {last.reason}) and {self.waiting} samples wait"
             )
-        shares = self._deal()
+        shares = self._credit.deal(self.waiting)
         if not self.one_sample_frames:
             return [self._frame(worker, n, now_ns) for worker, n in shares.items()]
         return [self._frame(worker, 1, now_ns) for worker, n in shares.items() for _ in range(n)]
@@ -194,8 +139,7 @@ class Dispatcher:
             keep.append(mask)
             dropped += segment.count - len(found)
         seat.pace.observe(answer.batch_size, (answer.computed_ns - answer.started_ns) * 1e-9)
-        self._paces_good_for -= 1
-        self._finish[worker] = seat.finish_s
+        self._credit.answered(worker)
         self.late += dropped
         count = sum(len(a) for a in ids)
         self.completed += count
@@ -211,7 +155,7 @@ class Dispatcher:
             return None
         seat.alive = False
         self._live -= 1
-        self._paces_good_for = 0
+        self._credit.read_paces()
         moved = 0
         for frame, flight in reversed(list(seat.flights.items())):
             del self._flights[frame]
@@ -247,67 +191,7 @@ class Dispatcher:
                 found.append((number, age_s))
         return found
 
-    # -- inside ----------------------------------------------------------------------------------------------------
-
-    def _deal(self) -> dict[int, int]:
-        """How many of the waiting samples each worker gets now; their credit is taken here."""
-        if self._paces_good_for <= 0:
-            self._read_paces()
-        finish = self._finish
-        for worker in self._slow:
-            seat = self.seats[worker]
-            seat.credit = self._slow_credit(seat)
-            finish[worker] = seat.finish_s
-        shares: dict[int, int] = {}
-        waiting = self.waiting
-        while waiting:
-            soonest = min(finish)
-            if soonest == NO_CREDIT:
-                break
-            worker = finish.index(soonest)
-            seat = self.seats[worker]
-            n = min(seat.piece, seat.credit - seat.outstanding, waiting)
-            seat.outstanding += n
-            finish[worker] = seat.finish_s
-            shares[worker] = shares.get(worker, 0) + n
-            waiting -= n
-        return shares
-
-    def _read_paces(self) -> None:
-        """Set every worker's credit by what the paces say now.
-
-        Once for as many answers as there are workers: a pace moves by a few percent a batch, and the cost stays that of
-        one worker an answer.
-        """
-        self._paces_good_for = len(self.seats)
-        live = [s for s in self.seats if s.alive]
-        self._fastest_batch_s = min(s.pace.batch_s for s in live)
-        self._samples_per_s = 0.0
-        self._slow = []
-        for i, seat in enumerate(self.seats):
-            pace = seat.pace
-            seat.sample_s, seat.first_s = pace.sample_s, pace.first_s
-            seat.piece = 1
-            if not self.one_sample_frames:
-                seat.piece = min(max(int(PIECE_S / seat.sample_s), 1), pace.max_batch)
-            if not seat.alive:
-                seat.credit = 0
-            elif pace.batch_s >= WINDOW_BATCHES * self._fastest_batch_s:
-                self._slow.append(i)
-            else:
-                seat.credit = _full_credit(seat)
-            self._samples_per_s += seat.alive / seat.sample_s
-            self._finish[i] = seat.finish_s
-
-    def _slow_credit(self, seat: Seat) -> int:
-        """What a slow worker may hold, so that no sample waits for it longer than for a fast one."""
-        horizon_s = WINDOW_BATCHES * self._fastest_batch_s + seat.wire_s + self.waiting / self._samples_per_s
-        batches = horizon_s / seat.pace.batch_s
-        if batches >= 0.5:
-            return min(ceil(batches) * seat.pace.max_batch, _full_credit(seat))
-        if seat.first_s > horizon_s:
-            return 0  # the fastest always has credit, so what waits never waits for nobody
-        return 1 + int((horizon_s - seat.first_s) / seat.sample_s)
+    # -- inside ----------------------------------------------------------------------------------------------
 
     def _frame(self, worker: int, n: int, now_ns: int) -> Send:
         """Move `n` samples from the queue into a new frame."""
@@ -321,7 +205,7 @@ class Dispatcher:
         return Send(worker, frame, indices)
 
     def _take(self, n: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """Take the oldest `n` samples: ids uint64 (n,), indices uint32 (n,), and when they were issued, the mean in ns."""
+        """The oldest `n` samples: ids uint64 (n,), indices uint32 (n,), mean time of issue in ns."""
         queue, base_ns, issued, count = self._queue, self._queue[0].issued_ns, 0, n
         self.waiting -= n
         ids: list[Ids] = []
@@ -343,7 +227,7 @@ class Dispatcher:
         return _joined(ids, np.uint64), _joined(indices, np.uint32), base_ns + issued // count
 
     def _book(self, worker: int, segment: Segment) -> tuple[np.ndarray, np.ndarray | bool]:
-        """Ids that this segment completes, and which of its samples those are: True all, False none, else a mask."""
+        """Ids that this segment completes, and which of its samples: True all, False none, else a mask."""
         flight = self._flights.get(segment.frame)
         name = self.seats[worker].name
         if flight is None:
@@ -373,7 +257,9 @@ class Dispatcher:
         if isinstance(positions, range):
             return self._book_some(segment, flight, slice(positions.start, positions.stop))
         if len(np.unique(positions)) != len(positions):
-            raise PeerFault(f"worker {name} answered a position of frame {segment.frame} twice in one message")
+            raise PeerFault(
+                f"worker {name} answered a position of frame {segment.frame} twice in one message"
+            )
         return self._book_some(segment, flight, positions)
 
     def _book_some(
@@ -401,12 +287,6 @@ class Dispatcher:
             del seat.flights[frame]
 
 
-def _full_credit(seat: Seat) -> int:
-    """Samples in two batches, and in what the wire holds besides."""
-    pace = seat.pace
-    return ceil(WINDOW_BATCHES + seat.wire_s / pace.batch_s) * pace.max_batch
-
-
 def _joined(pieces: list[Ids], dtype: type) -> np.ndarray:
     """One array of all pieces; one conversion for many short lists is several times cheaper than one each."""
     if len(pieces) == 1:
@@ -417,7 +297,7 @@ def _joined(pieces: list[Ids], dtype: type) -> np.ndarray:
 
 
 def _completion(ids: np.ndarray, answer: Answer, keep: list[np.ndarray | bool] | None) -> Completion:
-    """Join ids with where their responses lie; `keep` names, per segment, the samples that were still open."""
+    """Join ids with where their responses lie; `keep` names, per segment, what was still open."""
     r = answer.responses
     total = sum(s.count for s in answer.segments)
     if keep is None:

@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.accuracy import AccuracyError, score, write_accuracy_txt
-from orchestrator.findings import Finding, index_to_remote_finding, library_findings, plan_findings_for_loadgen
+from orchestrator.findings import (
+    Finding,
+    index_to_remote_finding,
+    library_findings,
+    plan_findings_for_loadgen,
+)
 from orchestrator.logs import DetailLog, LogError, read_detail
 from orchestrator.manifest import Manifest
 from orchestrator.order import TestOrder
@@ -47,9 +52,7 @@ class Evidence:
     library: Library
     run: str
 
-    def record(
-        self, spec: TestSpec, order: TestOrder, outcome: Outcome, crew: Crew, started: str
-    ) -> Record:
+    def record(self, spec: TestSpec, order: TestOrder, outcome: Outcome, crew: Crew, started: str) -> Record:
         """The record of one test, from its folder (order.out_dir) and its outcome."""
         folder = Path(order.out_dir)
         detail = _detail_of(folder)

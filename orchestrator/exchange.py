@@ -1,7 +1,7 @@
 """The dispatcher thread: drains answers, takes what LoadGen issued, sends, then sleeps in one wait.
 
-This is the hottest loop of the program. The issue callback appends one lump and returns; everything else happens
-here, one frame at a time, so that messages grow exactly when the system is busy.
+This is the hottest loop of the program. The issue callback appends one lump and returns; everything else
+happens here, one frame at a time, so that messages grow exactly when the system is busy.
 """
 
 from __future__ import annotations
@@ -260,7 +260,14 @@ class Exchange:
             flight = flights.get(segment.frame)
             if flight is not None:
                 sent = (worker, segment.count, flight.issued_ns, flight.sent_ns)
-                back = (segment.received_ns, answer.started_ns, answer.computed_ns, answer.sent_ns, now, batch)
+                back = (
+                    segment.received_ns,
+                    answer.started_ns,
+                    answer.computed_ns,
+                    answer.sent_ns,
+                    now,
+                    batch,
+                )
                 self._timings.add(*sent, *back)
                 batch = 0
         completion = self._dispatcher.answer(worker, answer, now)

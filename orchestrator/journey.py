@@ -1,7 +1,7 @@
-"""Where the latency went, and whether the driver was the limit: read from a record, nothing measured here. Pure.
+"""Where the latency went, and whether the driver was the limit: read from a record. Pure.
 
-Histograms of several workers are added, so a merged percentile is one of all samples, not a mean of percentiles. They
-are the driver's own, bucketed to 4.4 %: they explain a result, LoadGen's log is the result.
+Histograms of several workers are added, so a merged percentile is one of all samples, not a mean of
+percentiles. They are the driver's own, bucketed to 4.4 %: they explain a result, LoadGen's log is the result.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ LATE_SHARE = 0.1
 FED = 0.8
 ON_THE_WAY_SHARE = 0.5
 RULES = {
-    "Server": "yes when 1 % of the queries or more are issued late by a tenth of the limit; perhaps when the test "
-    "process uses 90 % of a core, or when the limit is missed by waiting in the driver while the workers compute "
-    "less than 80 % of the time",
-    "Offline": "no when the workers compute 80 % of the time; below that yes when the test process uses 90 % of "
-    "a core, else perhaps",
+    "Server": "yes when 1 % of the queries or more are issued late by a tenth of the limit; perhaps when the "
+    "test process uses 90 % of a core, or when the limit is missed by waiting in the driver while the "
+    "workers compute less than 80 % of the time",
+    "Offline": "no when the workers compute 80 % of the time; below that yes when the test process uses 90 % "
+    "of a core, else perhaps",
     "SingleStream": "yes when half of the latency or more arises on the way: driver queue, wire, return",
-    "MultiStream": "yes when half of the latency or more arises on the way: wire, return; what is in the driver's "
-    "queue waits for a worker",
+    "MultiStream": "yes when half of the latency or more arises on the way: wire, return; what is in the "
+    "driver's queue waits for a worker",
 }
 # With one sample at a time nothing waits in the driver but for the driver itself.
 ON_THE_WAY = {"SingleStream": ("driver_queue", "wire", "return"), "MultiStream": ("wire", "return")}
@@ -48,7 +48,7 @@ LOCAL_RULE = "with workers in the test process its CPU share says nothing about 
 
 @dataclass(frozen=True)
 class Row:
-    """One worker's samples, or all: mean and p99 in ms by stage, and each stage's share of the mean latency."""
+    """One worker's samples, or all: mean and p99 in ms by stage, and each stage's share of the mean."""
 
     name: str
     samples: int

@@ -1,7 +1,7 @@
 """Was the driver late? LoadGen's Server schedule, recomputed after the test, against when it really issued.
 
-LoadGen's binding hides the scheduled times, so a driver's own clock misses how long a coalesced query waited. For display
-only, after the test: predicting arrivals while dispatching is forbidden by the rules.
+LoadGen's binding hides the scheduled times, so a driver's own clock misses how long a coalesced query waited.
+For display only, after the test: predicting arrivals while dispatching is forbidden by the rules.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class IssueLog:
             self._n = n + 1
 
     def start_set(self) -> None:
-        """A sample set was loaded: LoadGen begins its schedule anew with each (an accuracy test has several)."""
+        """A sample set was loaded: LoadGen begins its schedule anew with each (accuracy has several)."""
         if self._starts[-1] != self._n:
             self._starts.append(self._n)
 
@@ -75,7 +75,8 @@ def server_schedule_ns(seed: int, target_qps: float, count: int) -> np.ndarray:
 def server_lateness(log: IssueLog, seed: int, target_qps: float) -> Lateness | None:
     """Lateness of the logged callbacks; None if there were none.
 
-    The start of LoadGen's clock is not known; it is taken from the promptest issue of each set, so that one is 0 late.
+    The start of LoadGen's clock is not known; it is taken from the promptest issue of each set, so that one
+    is 0 late.
     """
     pieces = []
     for times, counts in log.sets:

@@ -78,7 +78,7 @@ class _KnownKeys:
 class RouterLink:
     """A ROUTER bound to one address, one key per worker, a fresh server key per test.
 
-    `ports` (low, high) bounds the port for firewalls; None lets the system choose. LinkError if it cannot listen.
+    `ports` (low, high) bounds the port for firewalls; None lets the system choose. LinkError: none is free.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class RouterLink:
         if ":" in address:
             self._socket.setsockopt(zmq.IPV6, 1)
         low, high = ports or (0, 0)
-        # The next test takes another port where there is one: a straggler of this one knocks at a closed door.
+        # The next test takes another port where it can: a straggler of this one knocks at a closed door.
         first = secrets.randbelow(high - low + 1)
         for port in [*range(low + first, high + 1), *range(low, low + first)]:
             try:
@@ -181,7 +181,7 @@ class RouterLink:
 
     def _admit(self, worker: int, frame: zmq.Frame) -> None:
         """On a worker's first message: remember its connection, to know whom a break concerns."""
-        # Descriptors are numbers that the system gives out again: what closed before must not be taken for this.
+        # The system gives descriptors out again: what closed before must not be taken for this one.
         self._collect()
         self._descriptors[int(frame.get(zmq.SRCFD))] = worker
         self._admitted[worker] = True

@@ -1,18 +1,20 @@
-"""The only importer of mlperf_loadgen. What bites, measured on 6.0.17 and, where named, v1.0.1 and r1.1 ("old"):
+"""The only importer of mlperf_loadgen. What bites, measured on 6.0.17 and on v1.0.1 and r1.1 ("old"):
 
-- One configuration a process: FromConfig (conf_type 1) works once, and a failed first call uses the chance up.
-- FromConfig never raises: a missing file gives -2, an unknown model or scenario 0. Settings are read back here.
-- Seeds in user.conf are ignored without a word: they are set as attributes, after FromConfig. (Old reads them.)
+- One configuration a process: FromConfig (conf_type 1) works once; a failed first call uses the chance up.
+- FromConfig never raises: a missing file gives -2, an unknown model or scenario 0. So settings are read back.
+- Seeds in user.conf are ignored without a word: they are set as attributes, after FromConfig. (Old reads
+  them.)
 - An exception in a callback aborts the process: every callback is contained here.
-- StartTest reads `audit.config` from the working directory unless another path is named: it always is. Old cannot be
-  told another path, so it runs only where none lies.
+- StartTest reads `audit.config` from the working directory unless another path is named: it always is. Old
+  cannot be told another path, so it runs only where none lies.
 - Ids are pointers that LoadGen reuses; completing a stale one completes another sample, or crashes.
 - A response's buffer is read during QuerySamplesComplete only.
 - The embedded settings are wrong for rounds v1.0 and v1.1: rounds/*.yaml carries the overrides.
 - ConstructQDL has only the slow callback, and is needed for "Network SUT" names.
-- Old has no FirstTokenComplete (by this it is known here), takes a third callback for latencies, brings no settings of
-  its own, lacks some attributes of TestSettings, and holds a latency as an integer where 6.0.17 holds a float.
-  Its version is told in the detail log only.
+- Old has no FirstTokenComplete (by this it is known here), takes a third callback for latencies, brings no
+  settings of its own, lacks some attributes of TestSettings, and holds a latency as an integer where 6.0.17
+  holds a float; its conf reader takes whole milliseconds. Its version is told in the detail log only: v1.0.1
+  calls itself ".5a1".
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import importlib
 import importlib.machinery
 import importlib.util
 import os
+import platform
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -70,8 +73,8 @@ def import_loadgen(path: Path | None) -> ModuleType:
         return module
     wanted = f"mlperf_loadgen{importlib.machinery.EXTENSION_SUFFIXES[0]}"
     raise LoadGenError(
-        f"loadgen.path: no mlperf_loadgen module for Python {sys.version_info.major}.{sys.version_info.minor} "
-        f"in {path}; build the round's own tag and put {wanted} there"
+        f"loadgen.path: no mlperf_loadgen module for Python {platform.python_version()} in {path}; "
+        f"build the round's own tag and put {wanted} there"
     )
 
 
@@ -89,8 +92,8 @@ def _give_up(error: BaseException) -> None:
 class Callbacks:
     """What LoadGen calls: the issue of ids and indices, load and unload of indices, and the node names.
 
-    `on_error` hears of an exception in one of them and has to end the test from outside: LoadGen's thread stands
-    still from then on, because it must not go on with samples that are not there.
+    `on_error` hears of an exception in one of them and has to end the test from outside: LoadGen's thread
+    stands still from then on, because it must not go on with samples that are not there.
     """
 
     issue: Callable[[Ids, Ids], None]
@@ -103,9 +106,9 @@ class Callbacks:
 class ResponsePool:
     """QuerySampleResponse objects made once and reused: setting `.id` costs a third of building one.
 
-    Where the objects' memory is laid out as expected (checked at start by writing through memory and reading back
-    through the objects), ids, addresses and sizes of a whole lump are written by one NumPy scatter each: 97 to 155 ns
-    a sample instead of 560. Otherwise the attributes are set one by one.
+    Where the objects' memory is laid out as expected (checked at start by writing through memory and reading
+    back through the objects), ids, addresses and sizes of a whole lump are written by one NumPy scatter each:
+    97 to 155 ns a sample instead of 560. Otherwise the attributes are set one by one.
     """
 
     def __init__(self, module: ModuleType, size: int = 4096) -> None:
@@ -178,7 +181,7 @@ class ResponsePool:
 def _looks_like_values(addresses: np.ndarray, pool: list[Any]) -> bool:
     """Whether each address is plausibly the object's value: mark it through `.id` and read it there.
 
-    Reading comes before any writing, so a layout that differs is found without touching memory that is not ours.
+    Reading comes before any writing: a layout that differs is found without touching memory that is not ours.
     """
     if (addresses % 8).any() or (addresses < 4096).any() or (addresses >= 2**47).any():
         return False
@@ -207,7 +210,7 @@ class LoadGen:
         attributes: dict[str, Any],
         expected: dict[str, Any],
     ) -> Any:
-        """TestSettings from `conf` and `attributes`; LoadGenError lists all that does not read back as `expected`."""
+        """TestSettings from `conf` and `attributes`; LoadGenError lists all that is not as `expected`."""
         m = self.module
         settings = m.TestSettings()
         kind = () if self.old else (1,)
@@ -308,7 +311,7 @@ def _member(enum: Any, name: str, what: str) -> Any:
 
 
 def _set(settings: Any, name: str, value: Any) -> None:
-    """Set an attribute as the number that it is in this LoadGen: old ones have integers where new ones have floats."""
+    """Set an attribute as the number that it is here: old LoadGens have integers for some floats."""
     now = getattr(settings, name, None)
     if now is None:
         raise LoadGenError(f"this LoadGen has no setting {name}")

@@ -14,7 +14,7 @@ from workers.protocol import Buffer
 
 
 class _Bell:
-    """An eventfd that ends a wait from any thread; closed with its last holder, so never while one may ring."""
+    """An eventfd that ends a wait from any thread; closed with its last holder, never while one may ring."""
 
     def __init__(self) -> None:
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -33,7 +33,7 @@ class _Bell:
 
 
 class _TestEnd:
-    """What workers fill and the test empties; ports hold this and not the link, so that no cycle keeps them."""
+    """What workers fill and the test empties; ports hold this and not the link, so no cycle keeps them."""
 
     def __init__(self) -> None:
         self.bell = _Bell()

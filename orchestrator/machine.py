@@ -24,7 +24,7 @@ def read_text(path: Path) -> str | None:
 
 
 def available_memory_bytes(proc: Path = PROC, sys: Path = SYS) -> int | None:
-    """Memory that can be had without swapping, within this container's limit; None if the kernel does not say."""
+    """Memory to be had without swapping, within this container's limit; None if the kernel does not say."""
     free = None
     for line in (read_text(proc / "meminfo") or "").splitlines():
         if line.startswith("MemAvailable:"):

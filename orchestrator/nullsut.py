@@ -84,7 +84,12 @@ def main() -> None:
     sut = NullSut(pool, order["response_bytes"])
     out = Path(order["out_dir"])
     settings = loadgen.settings(
-        order["conf_model"], order["scenario"], "performance", Path(order["conf_file"]), order["attributes"], {}
+        order["conf_model"],
+        order["scenario"],
+        "performance",
+        Path(order["conf_file"]),
+        order["attributes"],
+        {},
     )
     usage: dict[str, float] = {}
 

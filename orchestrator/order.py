@@ -103,7 +103,7 @@ class Channel:
         return [json.loads(line) for line in lines]
 
     def first(self) -> dict[str, Any] | None:
-        """Wait for the first message, None if the peer is gone before; what came with it stays for complete()."""
+        """Wait for the first message, None if the peer is gone; what came with it stays for complete()."""
         while b"\n" not in self._buffer:
             try:
                 data = self.sock.recv(1 << 20)

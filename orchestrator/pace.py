@@ -1,4 +1,4 @@
-"""How fast a worker is expected to be: seconds for a batch, from warm-up and from its own stage times since."""
+"""How fast a worker is expected to be: seconds for a batch, from warm-up and its own stage times since."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# A worker written in Python cannot do better per sample; without a floor an empty model's credit would be boundless.
+# A worker written in Python cannot do better per sample; without a floor an empty model's credit would be
+# boundless.
 FLOOR_S = 1e-6
 # Weight of a new batch in the moving average.
 NEW_WEIGHT = 0.05
@@ -15,13 +16,14 @@ NEW_WEIGHT = 0.05
 class Pace:
     """Expected seconds per batch of one worker.
 
-    `warm_up` is [(batch size, seconds), ...]; sizes between are interpolated. What is measured later is a factor on that
-    curve, so that a small batch at low load does not look like a slow worker.
+    `warm_up` is [(batch size, seconds), ...]; sizes between are interpolated. What is measured later is a
+    factor on that curve, so that a small batch at low load does not look like a slow worker.
     """
 
     def __init__(self, warm_up: Sequence[tuple[int, float]], max_batch: int) -> None:
         sizes, seconds = zip(*sorted(warm_up), strict=True)
-        # Below the smallest measured size a batch costs what that size costs; above the largest, in proportion.
+        # Below the smallest measured size a batch costs what that size costs; above the largest, in
+        # proportion.
         curve = np.interp(np.arange(max_batch + 1), sizes, seconds)
         if sizes[-1] < max_batch:
             beyond = np.arange(sizes[-1] + 1, max_batch + 1)

@@ -1,4 +1,4 @@
-"""The driver's side of one test: start the child, let the workers in, pass on losses, reap, and say what happened."""
+"""The driver's side of one test: start the child, let the workers in, pass on losses, reap it, tell all."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Fleet(Protocol):
         """Tell every worker to connect; returns at once. lost() tells of those that could not."""
 
     def detach(self) -> list[str]:
-        """Wait until every worker has left the test; the names of those that did not and are lost for good."""
+        """Wait until every worker has left the test; the names of those that did not, lost for good."""
 
     def lost(self) -> list[tuple[str, str]]:
         """Workers that died since the last call, with the reason."""

@@ -1,4 +1,4 @@
-"""Records as tables for a terminal of 80 columns or more: what came out, where the time went, what was lost."""
+"""Records as tables for 80 columns or more: what came out, where the time went, what was lost."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def facts_grid(pairs: Iterable[tuple[str, RenderableType]]) -> Table:
     return grid
 
 
-# -- one test --------------------------------------------------------------------------------------------------------
+# -- one test --------------------------------------------------------------------------------------
 
 
 def test_report(record: Record, folder: Path) -> RenderableType:
@@ -139,7 +139,9 @@ def losses(record: Record) -> list[str]:
     """Every loss by name, one sentence each."""
     told = []
     for loss in record.losses:
-        when = f"{duration(loss.at_s)} after the start" if loss.at_s is not None else "before the clock started"
+        when = (
+            f"{duration(loss.at_s)} after the start" if loss.at_s is not None else "before the clock started"
+        )
         told.append(f"{loss.worker} {when}: {loss.reason}; {plural(loss.moved, 'sample')} moved to others")
     return told
 
@@ -147,13 +149,15 @@ def losses(record: Record) -> list[str]:
 def _remarks(record: Record) -> list[str]:
     told = list(record.worker_differences)
     if record.late_answers:
-        told.append(f"{plural(record.late_answers, 'late answer')} dropped: completed before by another worker")
+        told.append(
+            f"{plural(record.late_answers, 'late answer')} dropped: completed before by another worker"
+        )
     if foreign := record.driver.get("foreign_answers"):
         told.append(f"{plural(foreign, 'answer')} of another test dropped")
     return told
 
 
-# -- where the latency went ------------------------------------------------------------------------------------------
+# -- where the latency went ------------------------------------------------------------------------
 
 
 def journey_report(record: Record) -> Iterator[RenderableType]:
@@ -202,11 +206,11 @@ def _journey_table(found: Sequence[Row]) -> Table:
     return table
 
 
-# -- the whole run ---------------------------------------------------------------------------------------------------
+# -- the whole run ---------------------------------------------------------------------------------
 
 
 def run_report(name: str, records: Sequence[Record], folder: Path, console: Console) -> RenderableType:
-    """The end of a run: every test's outcome, where the time went, losses, why it is not official, the files."""
+    """The end of a run: outcomes, where the time went, losses, why it is not official, the files."""
     if not records:
         return Text(f"{name}: no test was run")
     good = sum(verdict(record).good for record in records)
@@ -296,7 +300,7 @@ def bullets(lines: Sequence[str], style: str) -> Table:
 
 
 def _journeys(records: Sequence[Record]) -> Iterator[RenderableType]:
-    """The merged line of every performance test: each stage's share, the whole in ms, and the driver's part."""
+    """Every performance test's merged line, and the answers on the driver."""
     answers = {record.test: driver_was_the_limit(record) for record in records}
     known = [(record, answer) for record in records if (answer := answers[record.test]) is not None]
     if not known:
@@ -317,17 +321,20 @@ def _journeys(records: Sequence[Record]) -> Iterator[RenderableType]:
 
 
 def _unofficial(records: Sequence[Record]) -> Iterator[RenderableType]:
-    """Every reason once, with the tests that it concerns."""
-    tests: dict[str, list[str]] = {}
-    for record in records:
-        for reason in record.unofficial_because:
-            tests.setdefault(reason, []).append(record.test)
-    if not tests:
+    """Every reason once, with the tests that it concerns; those of one rule stand together."""
+    told = [(reason, record.test) for record in records for reason in record.unofficial_because]
+    if not told:
         return
-    everywhere = len(records)
-    lines = [
-        reason if len(names) == everywhere else f"{reason} [{', '.join(names)}]"
-        for reason, names in sorted(tests.items(), key=lambda item: item[0].partition(":")[0])
-    ]
+    lines = with_tests(sorted(told, key=lambda pair: pair[0].partition(":")[0]), len(records))
     yield listed(f"Not official, for {plural(len(lines), 'reason')}", lines, "yellow")
     yield Text()
+
+
+def with_tests(told: Sequence[tuple[str, str]], everywhere: int) -> list[str]:
+    """From (text, test) each text once, with the tests that it concerns unless it concerns all."""
+    tests: dict[str, list[str]] = {}
+    for text, name in told:
+        tests.setdefault(text, []).append(name)
+    return [
+        text if len(names) == everywhere else f"{text} [{', '.join(names)}]" for text, names in tests.items()
+    ]

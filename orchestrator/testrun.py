@@ -1,9 +1,9 @@
 """The test process: one LoadGen test, the Dispatcher and the link. No Ray in it.
 
-LoadGen takes one configuration a process, and an exception in its callback aborts the process: so each test is a child
-of its own. StartTest runs on a second thread, so that the main thread can hear the driver at once (with StartTest on
-the main thread, Ctrl-C is a SIGSEGV in Server and is ignored in Offline until the end). The end of file on the
-socketpair means that the driver is gone: then this process ends too.
+LoadGen takes one configuration a process, and an exception in its callback aborts the process: so each test
+is a child of its own. StartTest runs on a second thread, so that the main thread can hear the driver at once
+(with StartTest on the main thread, Ctrl-C is a SIGSEGV in Server and is ignored in Offline until the end).
+The end of file on the socketpair means that the driver is gone: then this process ends too.
 
 Started as `python -m orchestrator.testrun CONTROL_FD BOARD_FD`.
 """
@@ -104,7 +104,7 @@ class TestProcess:
             on_check=self.cpu.sample,
         )
 
-    # -- phases ------------------------------------------------------------------------------------------------------
+    # -- phases ----------------------------------------------------------------------------------------------
 
     def attach(self) -> None:
         """Let the workers in: those in this process, or those that the driver tells to connect."""
@@ -163,7 +163,7 @@ class TestProcess:
     def _phase(self, name: str) -> None:
         self.board.set_total("phase", PHASES.index(name))
 
-    # -- the end -----------------------------------------------------------------------------------------------------
+    # -- the end ---------------------------------------------------------------------------------------------
 
     def _tell_loss(self, loss: Loss) -> None:
         self.channel.send(
@@ -202,7 +202,7 @@ class TestProcess:
         self._leave(0)
 
     def _leave(self, code: int) -> None:
-        # LoadGen cannot be stopped inside a test; its logs stay as they are, and the driver's record says why.
+        # LoadGen cannot be stopped inside a test; its logs stay as they are, and the record says why.
         os._exit(code)
 
     def _result(self) -> dict[str, Any]:
@@ -227,7 +227,7 @@ def _explained(error: BaseException) -> str:
 
 
 def _leave_with_driver(sock: socket.socket) -> None:
-    """Wait for the driver's end, then end too: nobody would read a result. It may come while a model loads."""
+    """Wait for the driver's end, which may come while a model loads, and end: nobody would read a result."""
     poller = select.poll()
     poller.register(sock, select.POLLHUP)
     poller.poll()

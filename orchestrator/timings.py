@@ -1,7 +1,7 @@
 """Where every sample's time went, per worker and stage, as histograms that can be merged by adding.
 
-Everything lies in shared memory: the test writes one row per answered frame, the driver folds rows into histograms while the
-test runs, and still after it died, without touching the measured loop.
+Everything lies in shared memory: the test writes one row per answered frame, the driver folds rows into
+histograms while the test runs, and still after it died, without touching the measured loop.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ TOTALS = (
     "rows_dropped",
 )
 
-# A row: one frame's segment in one answer; times in ns, the worker's by its own clock, `batch` only in an answer's first.
+# A row: one frame's segment in one answer; times in ns, the worker's by its own clock, `batch` only in an
+# answer's first.
 COLUMNS = (
     "worker",
     "samples",
@@ -72,7 +73,8 @@ def percentile_ns(histogram: np.ndarray, p: float) -> float:
     total = histogram.sum()
     if not total:
         return float("nan")
-    # The rank, at least 1, so that empty buckets below the first never count; 0.07 * 100 must not become rank 8.
+    # The rank, at least 1, so that empty buckets below the first never count; 0.07 * 100 must not become rank
+    # 8.
     rank = max(np.ceil(p * total * (1 - 1e-12)), 1)
     at = int(np.searchsorted(np.cumsum(histogram), rank, side="left"))
     return float(bucket_edges_ns()[min(at, BUCKETS - 1)])
@@ -88,10 +90,10 @@ def mean_ns(histogram: np.ndarray) -> float:
 
 
 class Board:
-    """Counters, histograms and raw timing rows of one test in memory that two processes share by file descriptor.
+    """Counters, histograms and raw timing rows of one test, shared by two processes by file descriptor.
 
-    The test writes the counters and the rows, the driver folds the rows into the histograms. Every value is an int64 with
-    one writer, so a reader sees a value that was true a moment ago; it never sees half of one.
+    The test writes the counters and the rows, the driver folds the rows into the histograms. Every value is
+    an int64 with one writer, so a reader sees a value that was true a moment ago; it never sees half of one.
     """
 
     def __init__(self, workers: int, fd: int | None = None, ring_rows: int = RING_ROWS) -> None:
@@ -136,8 +138,8 @@ class Board:
 class Timings:
     """The test's pen: one row per answered frame into the board's ring.
 
-    Folding 4,096 rows takes milliseconds. Done in the measured loop it was the p99 of the whole path (10.9 ms of driver
-    queue at 100,000 queries/s), so the loop only writes, and the driver folds on another core.
+    Folding 4,096 rows takes milliseconds. Done in the measured loop it was the p99 of the whole path (10.9 ms
+    of driver queue at 100,000 queries/s), so the loop only writes, and the driver folds on another core.
     """
 
     def __init__(self, board: Board) -> None:
@@ -149,7 +151,7 @@ class Timings:
         self._at = TOTALS.index("rows_written"), TOTALS.index("rows_folded"), TOTALS.index("rows_dropped")
 
     def add(self, *row: int) -> None:
-        """Note one segment of an answer; `row` is COLUMNS in order. A full ring drops the row and counts it."""
+        """Note a segment of an answer; `row` is COLUMNS in order. A full ring drops the row and counts it."""
         written, folded, dropped = self._at
         if self._written - self._cursor[folded] >= self._rows:
             self._cursor[dropped] += 1
@@ -198,8 +200,8 @@ class Folder:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Ways there and back in ns, between two clocks without a common zero.
 
-        The answer with the quickest round trip in this window tells the clocks' offset (as in NTP), so slow drift
-        between hosts never adds up over a run.
+        The answer with the quickest round trip in this window tells the clocks' offset (as in NTP), so slow
+        drift between hosts never adds up over a run.
         """
         order = np.lexsort((out + back, worker))
         workers, first = np.unique(worker[order], return_index=True)

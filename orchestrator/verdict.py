@@ -67,7 +67,9 @@ def unofficial_because(
         if accuracy is None:
             because.append("the accuracy could not be scored")
         elif not accuracy.reached:
-            because.append(f"accuracy {accuracy.value:g} is below the target {accuracy.target:g} {accuracy.unit}")
+            because.append(
+                f"accuracy {accuracy.value:g} is below the target {accuracy.target:g} {accuracy.unit}"
+            )
     return because + list(evidence)
 
 

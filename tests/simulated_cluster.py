@@ -1,7 +1,7 @@
-"""A cluster under a hand-held clock: the real Dispatcher, Batcher and frames; wires and engines are simulated.
+"""A cluster under a hand-held clock: real Dispatcher, Batcher and frames; simulated wires and engines.
 
-Nothing sleeps and nothing is random but `rng`, so a case is its seed. LoadGen is played too: its ids are pointers that it
-uses again as soon as a sample is answered, and a response tells whose it is.
+Nothing sleeps and nothing is random but `rng`, so a case is its seed. LoadGen is played too: its ids are
+pointers that it uses again as soon as a sample is answered, and a response tells whose it is.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -41,7 +42,7 @@ Failure = (NoWorkers, PeerFault)
 
 @dataclass
 class Engine:
-    """What one worker can do: a batch of n takes `per_batch_ns + n * per_sample_ns`, times a random factor."""
+    """What a worker can do: a batch of n takes `per_batch_ns + n * per_sample_ns`, times a random factor."""
 
     per_batch_ns: int
     per_sample_ns: int
@@ -114,7 +115,7 @@ class Cluster:
         self._events: list[tuple[int, int, Callable[[], None]]] = []
         self._order = 0
 
-    # -- time --------------------------------------------------------------------------------------------------------
+    # -- time ------------------------------------------------------------------------------------------------
 
     def at(self, time_ns: int, action: Callable[[], None]) -> None:
         """Do something at a time; equal times keep their order."""
@@ -138,14 +139,16 @@ class Cluster:
         if self._events or self.expected:
             self.at(self.now_ns + CHECK_EVERY_NS, self._check)
 
-    # -- LoadGen -----------------------------------------------------------------------------------------------------
+    # -- LoadGen ---------------------------------------------------------------------------------------------
 
     def issue(self, count: int) -> None:
         """One issue callback with `count` samples."""
-        ids = []
+        ids: list[int] = []
         for _ in range(count):
             # The last one freed first, as a heap does: the worst for whoever keeps stale ids.
-            ids.append(self._free_ids.pop() if self._free_ids else FIRST_ID + 64 * len(self.expected) + len(ids))
+            ids.append(
+                self._free_ids.pop() if self._free_ids else FIRST_ID + 64 * len(self.expected) + len(ids)
+            )
             while ids[-1] in self.expected:
                 ids[-1] += 64
             self.expected[ids[-1]] = (self._next_index, self.now_ns)
@@ -167,7 +170,7 @@ class Cluster:
             self.latencies_ns.append(self.now_ns - issued_ns)
             self._free_ids.append(id_)
 
-    # -- the test process --------------------------------------------------------------------------------------------
+    # -- the test process ------------------------------------------------------------------------------------
 
     def send(self) -> None:
         """What the dispatcher's loop does after every event."""
@@ -177,14 +180,16 @@ class Cluster:
             self.on_wire(parts)
             worker = self.workers[send.worker]
             if not (worker.cut or worker.dead):
-                self._carry(lambda w=worker, p=parts: self._receive(w, p))
+                self._carry(partial(self._receive, worker, parts))
 
     def deliver(self, number: int, parts: list[Buffer]) -> None:
         """A message of a worker arrives at the test."""
         try:
             answer = decode_answer(read_head(parts[0]), parts)
         except ProtocolError as error:
-            raise PeerFault(f"worker {self.dispatcher.seats[number].name} sent a malformed frame: {error}") from None
+            raise PeerFault(
+                f"worker {self.dispatcher.seats[number].name} sent a malformed frame: {error}"
+            ) from None
         completion = self.dispatcher.answer(number, answer, self.now_ns)
         if completion is not None:
             self._complete(completion)
@@ -198,7 +203,7 @@ class Cluster:
     def _carry(self, arrive: Callable[[], None]) -> None:
         self.at(self.now_ns + self.delay_ns(), arrive)
 
-    # -- the workers -------------------------------------------------------------------------------------------------
+    # -- the workers -----------------------------------------------------------------------------------------
 
     def _receive(self, worker: Worker, parts: list[Buffer]) -> None:
         if not (worker.dead or worker.cut):
@@ -239,12 +244,17 @@ class Cluster:
         worker.finished_ns = self.now_ns
         offset = worker.clock_ns
         whole = Answer(
-            taken.segments, started_ns + offset, computed_ns + offset, self.now_ns + offset, n, responses(taken.indices)
+            taken.segments,
+            started_ns + offset,
+            computed_ns + offset,
+            self.now_ns + offset,
+            n,
+            responses(taken.indices),
         )
         for answer in self.answers_of(worker, whole):
             parts = encode_answer(EPOCH, answer)
             if not worker.cut:
-                self._carry(lambda p=parts: self.deliver(worker.number, p))
+                self._carry(partial(self.deliver, worker.number, parts))
 
 
 def response_of(index: int) -> bytes:

@@ -22,7 +22,9 @@ def work(frame: int, n: int, payload: bool = False) -> Work:
 
 
 def places(segments: list[Segment]) -> list[tuple[int, list[int]]]:
-    return [(s.frame, list(range(s.count) if s.positions is None else map(int, s.positions))) for s in segments]
+    return [
+        (s.frame, list(range(s.count) if s.positions is None else map(int, s.positions))) for s in segments
+    ]
 
 
 def test_nothing_is_due_when_nothing_waits() -> None:
@@ -94,7 +96,7 @@ def test_a_frame_larger_than_a_batch_is_cut_into_ranges() -> None:
     batcher = Batcher(4)
     batcher.add(work(1, 10), 0)
     assert [s.positions for _ in range(3) for s in batcher.take().segments] == [
-        range(0, 4),
+        range(4),
         range(4, 8),
         range(8, 10),
     ]
@@ -137,7 +139,9 @@ def test_every_sample_is_taken_once_in_order_and_no_batch_is_too_large(
             waited = batcher.samples
             batch = batcher.take()
             assert len(batch.indices) == min(max_batch, waited)
-            assert batch.indices.tolist() == [f * 1000 + p for f, where in places(batch.segments) for p in where]
+            assert batch.indices.tolist() == [
+                f * 1000 + p for f, where in places(batch.segments) for p in where
+            ]
             taken += batch.indices.tolist()
         assert batcher.samples == len(added) - len(taken)
     assert taken == added

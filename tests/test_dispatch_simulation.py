@@ -1,9 +1,10 @@
-"""The Dispatcher in a simulated cluster: thousands of seeded cases of bad luck, and the figures that it claims."""
+"""The Dispatcher in a simulated cluster: thousands of seeded cases of bad luck, and the figures it claims."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tests.simulated_cluster import MS, US, Cluster, Engine, S, Worker, piece
 from workers.protocol import Answer, Buffer, Responses, Segment, encode_answer
 
 TIME_BUDGET_S = 20
-CASES = 3000
+CASES = 2000
 CHUNKS = 10
 
 # Bad luck
@@ -48,25 +49,31 @@ class Case(Cluster):
         )
         for worker in self.workers:
             worker.clock_ns = int(rng.integers(0, 10**6)) * S
-        self.split, self.twice, self.swallowed = rng.choice([0, 0.3, 0.9]), rng.choice([0, 0.3]), rng.choice([0, 0, 0.02])
+        self.split, self.twice, self.swallowed = (
+            rng.choice([0, 0.3, 0.9]),
+            rng.choice([0, 0.3]),
+            rng.choice([0, 0, 0.02]),
+        )
         self.answers_of = self.mistreat
         self.rogue: Worker | None = None
         for _ in range(rng.integers(1, 7)):
-            self.at(int(rng.integers(0, 60 * MS)), lambda n=int(rng.integers(1, 30)): self.issue(n))
+            self.at(int(rng.integers(0, 60 * MS)), partial(self.issue, int(rng.integers(1, 30))))
         for _ in range(rng.integers(0, 4)):
             fault = [self.kill, self.cut, self.hang, self.hang, self.give_up][rng.integers(0, 5)]
             worker = self.workers[rng.integers(0, len(self.workers))]
-            self.at(int(rng.integers(0, 80 * MS)), lambda f=fault, w=worker: f(w))
+            self.at(int(rng.integers(0, 80 * MS)), partial(fault, worker))
         if rng.random() < 0.1:
             worker = self.workers[rng.integers(0, len(self.workers))]
-            self.at(int(rng.integers(0, 60 * MS)), lambda w=worker: self.lie(w))
+            self.at(int(rng.integers(0, 60 * MS)), partial(self.lie, worker))
 
-    # -- faults ------------------------------------------------------------------------------------------------------
+    # -- faults ----------------------------------------------------------------------------------------------
 
     def heard(self, worker: Worker, reason: str) -> None:
         """The test hears of a loss a little later, or never and the hang timer has to."""
         if self.rng.random() < 0.7:
-            self.at(self.now_ns + int(self.rng.integers(0, 200 * MS)), lambda: self.lose(worker.number, reason))
+            self.at(
+                self.now_ns + int(self.rng.integers(0, 200 * MS)), lambda: self.lose(worker.number, reason)
+            )
 
     def kill(self, worker: Worker) -> None:
         worker.dead = True
@@ -77,7 +84,7 @@ class Case(Cluster):
         self.heard(worker, "its link closed")
 
     def hang(self, worker: Worker) -> None:
-        """It does nothing for a while, then answers everything, perhaps long after its samples went elsewhere."""
+        """It does nothing for a while, then answers everything, perhaps long after that went elsewhere."""
         worker.hung_until_ns = self.now_ns + int(self.rng.choice([10 * MS, 3 * S, 9 * S, 30 * S]))
 
     def give_up(self, worker: Worker) -> None:
@@ -100,9 +107,11 @@ class Case(Cluster):
             segment = Segment(mine[0], 0, 2, np.array([0, 0], np.uint32))
         parts = encode_answer(7, Answer([segment], 0, 0, 0, 1, Responses(np.empty(0, np.uint8))))
         self.rogue = worker
-        self.deliver(worker.number, [bytes(parts[0])[: -int(self.rng.integers(1, 9))]] if kind == 4 else parts)
+        self.deliver(
+            worker.number, [bytes(parts[0])[: -int(self.rng.integers(1, 9))]] if kind == 4 else parts
+        )
 
-    # -- answers -----------------------------------------------------------------------------------------------------
+    # -- answers ---------------------------------------------------------------------------------------------
 
     def mistreat(self, worker: Worker, answer: Answer) -> list[Answer]:
         """Cut an answer into pieces of every form, in any order, deliver some twice, lose some."""
@@ -129,7 +138,7 @@ class Case(Cluster):
                 found.append(piece(answer, rows, named))
         return found
 
-    # -- the verdict -------------------------------------------------------------------------------------------------
+    # -- the verdict -----------------------------------------------------------------------------------------
 
     def judge(self) -> str:
         """How the case ended; AssertionError if a sample or a credit was lost."""
@@ -163,7 +172,7 @@ def test_every_sample_is_answered_once_or_the_test_failed_by_a_workers_name(seed
         try:
             case.run()
             end = case.judge()
-        except AssertionError as error:
+        except Exception as error:
             raise AssertionError(f"Case({seed + number}): {error}") from error
         ends[end] = ends.get(end, 0) + 1
     # Every kind of end must come up, or the cases have become harmless.
@@ -176,7 +185,7 @@ BATCH_MS = 8.0
 
 
 def engines(
-    rng: np.random.Generator, slower: list[float], spread: float = 0.05, per_sample_us: int = 250
+    rng: np.random.Generator, slower: Sequence[float], spread: float = 0.05, per_sample_us: int = 250
 ) -> list[Engine]:
     """Engines whose full batch of 8 takes 8 ms (times `slower`), most of it whatever the batch's size."""
     per_batch = int(BATCH_MS * MS) - 8 * per_sample_us * US
@@ -233,7 +242,7 @@ def test_a_wide_spread_of_service_times_costs_offline_little(rng: np.random.Gene
 
 @pytest.mark.parametrize("slower", [[1] * 7 + [10], [1, 10], [1] * 4 + [3] * 4, [1] * 4 + [2] * 4])
 def test_offline_gets_what_fast_and_slow_workers_can_do_together(
-    rng: np.random.Generator, slower: list[float]
+    rng: np.random.Generator, slower: Sequence[float]
 ) -> None:
     share, cluster = offline(engines(rng, slower), rng, 2500 * len(slower))
     assert share > 0.98
@@ -270,7 +279,8 @@ def test_loadgens_ids_never_leave_the_test_process(seed: int) -> None:
         case = Case(seed + number)
         case.on_wire = look
         case.run()
-    # The upper bytes of the pointers that the simulated LoadGen hands out; no index or frame number here has them.
+    # The upper bytes of the pointers that the simulated LoadGen hands out; no index or frame number here has
+    # them.
     assert len(frames) > 500 and not any(b"\x3a\x7f" in frame for frame in frames)
 
 

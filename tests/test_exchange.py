@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +12,10 @@ import numpy as np
 import pytest
 
 from orchestrator import dispatch, exchange
-from orchestrator.dispatch import Completion, Dispatcher, Loss
-from orchestrator.exchange import Exchange, ExchangeFailed
-from orchestrator.local import LocalLink, LocalPort
-from orchestrator.pace import Pace
-from orchestrator.timings import Board, Timings
+from orchestrator.dispatch import Completion
+from orchestrator.exchange import ExchangeFailed
 from tests.processes import eventually
-from workers.backends.echo import EchoBackend, EchoOptions
-from workers.batcher import Batcher
-from workers.library import Library
+from tests.puppets import EPOCH, Puppet, Table
 from workers.protocol import (
     HEAD,
     Answer,
@@ -38,137 +31,8 @@ from workers.protocol import (
     read_head,
 )
 from workers.tasks.null import NullTask
-from workers.worker import Worker
 
 TIME_BUDGET_S = 20
-
-EPOCH = 77
-MAX_BATCH = 8
-
-
-@dataclass
-class Puppet:
-    """A worker whose every move the test makes."""
-
-    name: str
-    port: LocalPort
-
-    def hello(self) -> None:
-        self.port.send(control(Kind.HELLO, EPOCH, body=self.name.encode()))
-
-    def take(self, kind: Kind, limit_s: float = 3.0) -> list[Buffer]:
-        """The next message of this kind; what else comes before it is skipped."""
-        end = time.monotonic() + limit_s
-        while time.monotonic() < end:
-            parts = self.port.recv()
-            if parts is None:
-                self.port.wait(20_000_000, None)
-            elif read_head(parts[0]).kind is kind:
-                return parts
-        raise AssertionError(f"{self.name} was sent no {kind.name} within {limit_s} s")
-
-    def work(self) -> Work:
-        parts = self.take(Kind.WORK)
-        return decode_work(read_head(parts[0]), parts)
-
-    def reply(self, kind: Kind, body: bytes = b"", number: int = 0) -> None:
-        self.port.send(control(kind, EPOCH, number, body))
-
-    def answer(self, work: Work, epoch: int = EPOCH) -> None:
-        self.send(self.answer_to(work.frame, work.indices), epoch)
-
-    def send(self, answer: Answer, epoch: int = EPOCH) -> None:
-        self.port.send(encode_answer(epoch, answer))
-
-    @staticmethod
-    def answer_to(frame: int, indices: np.ndarray) -> Answer:
-        now = time.monotonic_ns()
-        blob = indices.astype("<i4").view(np.uint8)
-        return Answer([Segment(frame, now, len(indices))], now, now, now, len(indices), Responses(blob))
-
-
-@dataclass
-class Table:
-    """An Exchange, what it told, and its workers: live ones in threads, or puppets."""
-
-    workers: int
-    on_loss: str = "reissue"
-    library: Library | None = None
-    answered: Counter[int] = field(default_factory=Counter)
-    wrong: list[int] = field(default_factory=list)
-    losses: list[Loss] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-    next_id: int = 1 << 40  # LoadGen's are addresses
-
-    def __post_init__(self) -> None:
-        self.link = LocalLink(self.workers)
-        self.names = [f"w{i}" for i in range(self.workers)]
-        self.board = Board(self.workers)
-        seats = [(name, Pace([(1, 1e-4), (MAX_BATCH, 4e-4)], MAX_BATCH)) for name in self.names]
-        self.dispatcher = Dispatcher(seats, on_loss=self.on_loss)
-        self.exchange = Exchange(
-            self.link,
-            self.dispatcher,
-            Timings(self.board),
-            self.complete,
-            epoch=EPOCH,
-            library=self.library,
-            on_loss=self.losses.append,
-            on_failure=self.failures.append,
-        )
-        self.exchange.start()
-        self.puppets = [Puppet(name, port) for name, port in zip(self.names, self.link.ports, strict=True)]
-        self.threads: list[tuple[Worker, threading.Thread]] = []
-
-    def complete(self, completion: Completion) -> None:
-        """As the response pool: where each id's response lies is what counts."""
-        ids = completion.ids.tolist()
-        indices = completion.blob.view("<i4")
-        if completion.offsets is not None:
-            indices = indices[completion.offsets // 4]
-        self.wrong += [i for i, index in zip(ids, indices.tolist(), strict=True) if i % 1000 != index]
-        self.answered.update(ids)
-
-    def live(self, service_us: float = 0.0) -> Table:
-        for i, name in enumerate(self.names):
-            engine = EchoBackend(EchoOptions(service_time_us=service_us), MAX_BATCH)
-            worker = Worker(name, EPOCH, self.link.ports[i], engine, None, Batcher(MAX_BATCH), f"{name}@here")
-            self.threads.append((worker, threading.Thread(target=worker.run, daemon=True)))
-            self.threads[-1][1].start()
-        self.exchange.wait_attached(5)
-        return self
-
-    def attached(self) -> Table:
-        for puppet in self.puppets:
-            puppet.hello()
-            puppet.take(Kind.WELCOME)
-        return self
-
-    def issue(self, count: int) -> list[int]:
-        """Issue samples whose index can be told from their id."""
-        ids = list(range(self.next_id, self.next_id + count))
-        self.next_id += count
-        self.exchange.issue(ids, [i % 1000 for i in ids])
-        return ids
-
-    def all_answered(self, ids: list[int], limit_s: float = 10.0) -> None:
-        assert eventually(lambda: len(self.answered) >= len(ids) or bool(self.failures), limit_s, every_s=0.01)
-        assert self.failures == []
-        assert sorted(self.answered.elements()) == sorted(ids)
-        assert self.wrong == []
-
-    def failure(self, limit_s: float = 1.0) -> str:
-        assert eventually(lambda: bool(self.failures), limit_s, every_s=0.005)
-        assert self.exchange.failure == self.failures[0]
-        return self.failures[0]
-
-    def close(self) -> None:
-        self.exchange.stop()
-        self.link.close()
-        for _, thread in self.threads:
-            thread.join(5)
-            assert not thread.is_alive()
-        self.exchange._thread.join(5)
 
 
 @pytest.fixture
@@ -219,7 +83,9 @@ def test_every_sample_is_answered_once_though_workers_are_lost_in_mid_run(
     assert t.board.counter(1, "alive") == 0 and t.board.counter(0, "alive") == 1
 
 
-def test_an_answer_that_comes_after_its_worker_was_lost_completes_nothing(table: Callable[..., Table]) -> None:
+def test_an_answer_that_comes_after_its_worker_was_lost_completes_nothing(
+    table: Callable[..., Table],
+) -> None:
     t = table(2).attached()
     ids = t.issue(4)
     first, second = t.puppets
@@ -256,9 +122,7 @@ def test_an_answer_of_another_test_is_dropped_and_counted(table: Callable[..., T
     t.all_answered(ids)
 
 
-def test_the_bytes_of_value_mode_travel_with_the_indices(
-    table: Callable[..., Table], tmp_path: Path
-) -> None:
+def test_the_bytes_of_value_mode_travel_with_the_indices(table: Callable[..., Table], tmp_path: Path) -> None:
     library = NullTask({"count": 1000, "sample_bytes": 24}).prepare(tmp_path)
     t = table(1, library=library).attached()
     t.exchange.load(range(1000))
@@ -287,12 +151,14 @@ def malformed() -> list[tuple[str, list[Buffer]]]:
         ("an answer cut short", [bytes(good[0])[:-5]]),
         ("an answer without its body", [head]),
         ("an answer with a part too many", [*good, b"and more"]),
-        ("a control message that lies about its length", [control(Kind.LOADED, EPOCH)[0] + b"x"]),
+        ("a control message that lies about its length", [bytes(control(Kind.LOADED, EPOCH)[0]) + b"x"]),
         (
             "sizes that do not add up",
             encode_answer(
                 EPOCH,
-                Answer([Segment(1, now, 2)], now, now, now, 2, Responses(np.zeros(8, np.uint8), np.array([4, 5]))),
+                Answer(
+                    [Segment(1, now, 2)], now, now, now, 2, Responses(np.zeros(8, np.uint8), np.array([4, 5]))
+                ),
             ),
         ),
     ]
@@ -352,7 +218,11 @@ def test_a_worker_that_fails_ends_the_test_with_its_own_words(table: Callable[..
 
 def test_an_error_of_ours_ends_the_test_instead_of_hanging_it(table: Callable[..., Table]) -> None:
     t = table(1).attached()
-    t.exchange._complete = lambda completion: exec("raise OSError('no space')")
+
+    def full(completion: Completion) -> None:
+        raise OSError("no space")
+
+    t.exchange._complete = full
     t.issue(1)
     t.puppets[0].answer(t.puppets[0].work())
     assert "OSError in the dispatcher: no space" in t.failure()
@@ -436,8 +306,14 @@ def test_what_this_process_left_unread_is_no_hang_of_a_worker(
     t.exchange._watch_hangs = True
     ids = t.issue(8)
     works = [puppet.work() for puppet in t.puppets]
+
     # The dispatcher stands still for longer than a hang, between its look at the messages and its check.
-    t.exchange._call(lambda: [p.answer(w) for p, w in zip(t.puppets, works, strict=True)] and time.sleep(0.4))
+    def stand_still() -> None:
+        for puppet, work in zip(t.puppets, works, strict=True):
+            puppet.answer(work)
+        time.sleep(0.4)
+
+    t.exchange._call(stand_still)
     done = sum(len(w.indices) for w in works)
     while done < len(ids):
         for puppet in t.puppets:

@@ -67,7 +67,8 @@ def real(request: pytest.FixtureRequest) -> dict[str, Any]:
 def test_the_schedule_is_the_one_by_which_the_real_loadgen_issues(real: dict[str, Any]) -> None:
     lateness = server_lateness(log_of(real["issued"], real["sets"]), SEED, QPS)
     assert lateness is not None and lateness.queries == sum(n for _, n in real["issued"]) >= 600
-    # A schedule of other gaps is tens of milliseconds away; a busy machine delays some issues, hardly half of them.
+    # A schedule of other gaps is tens of milliseconds away; a busy machine delays some issues, hardly half of
+    # them.
     assert lateness.p50_ms < 3
     other = server_lateness(log_of(real["issued"], real["sets"]), SEED + 1, QPS)
     assert other is not None and other.p50_ms > 2 * lateness.p50_ms

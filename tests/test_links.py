@@ -1,7 +1,8 @@
-"""The links between the test and its workers: one contract for all, then what keys, ports and sockets promise."""
+"""The links between the test and its workers: one contract for all, then what keys and ports promise."""
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import threading
@@ -91,6 +92,16 @@ def receive(link: Link, count: int, limit_s: float = 10.0) -> list[tuple[int, li
         if message is None:
             link.wait(50)
         else:
+            got.append((message[0], as_bytes(message[1])))
+    return got
+
+
+def receive_busily(link: Link, count: int, limit_s: float = 10.0) -> list[tuple[int, list[bytes]]]:
+    """As receive(), by a loop that never waits: one that is too busy to hear of broken links first."""
+    got: list[tuple[int, list[bytes]]] = []
+    end = time.monotonic() + limit_s
+    while len(got) < count and time.monotonic() < end:
+        if (message := link.recv()) is not None:
             got.append((message[0], as_bytes(message[1])))
     return got
 
@@ -289,9 +300,10 @@ def test_a_worker_cannot_speak_as_another_with_its_own_key(secured: Ends) -> Non
 def test_a_worker_cannot_take_the_place_of_one_that_is_gone(secured: Ends) -> None:
     secured.greeted(0).close()
     # Nobody has asked lost() yet: the identity is free, and its place looks taken.
+    assert receive_busily(secured.link, 1, limit_s=0.1) == []
     port = secured.stranger(identity_of(0), secured.keys[1])
     port.send([b"I am worker 0"])
-    assert receive(secured.link, 1, limit_s=0.3) == []
+    assert receive_busily(secured.link, 1, limit_s=0.3) == []
     assert [worker for worker, _ in secured.link.lost()] == [0]
 
 
@@ -311,11 +323,27 @@ def test_strangers_that_come_and_go_cost_no_worker_its_place(secured: Ends) -> N
         with socket.create_connection(tuple_of(secured.link.endpoint)) as sock:
             sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
         stranger = secured.stranger(identity_of(0), new_key_pair())
-        assert eventually(lambda port=stranger: port.lost() is not None, 3)
-    ports = [secured.greeted(0), secured.greeted(1)]
+        assert eventually(functools.partial(is_lost, stranger), 3)
+    ports = [secured.port(worker) for worker in (0, 1)]
+    for port in ports:
+        port.send([b"hello"])
+    assert sorted(worker for worker, _ in receive_busily(secured.link, 2)) == [0, 1]
     assert gone(secured.link, limit_s=0.3)[0] == []
     ports[0].close()
     assert [worker for worker, _ in gone(secured.link)[0]] == [0]
+
+
+def test_a_worker_that_leaves_as_another_comes_is_not_taken_for_it(secured: Ends) -> None:
+    secured.greeted(0).close()
+    assert receive_busily(secured.link, 1, limit_s=0.1) == []  # its end is at hand, and its descriptor free
+    late = secured.port(1)
+    late.send([b"hello"])
+    assert receive_busily(secured.link, 1) == [(1, [b"hello"])]
+    assert [worker for worker, _ in secured.link.lost()] == [0]
+
+
+def is_lost(port: DealerPort) -> bool:
+    return port.lost() is not None
 
 
 def tuple_of(endpoint: str) -> tuple[str, int]:

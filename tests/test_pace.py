@@ -6,6 +6,8 @@ import pytest
 
 from orchestrator.pace import FLOOR_S, Pace
 
+TIME_BUDGET_S = 3
+
 
 def test_sizes_between_two_measured_ones_are_interpolated() -> None:
     pace = Pace([(1, 0.010), (8, 0.024)], 8)

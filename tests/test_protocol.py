@@ -1,4 +1,4 @@
-"""The frames: what goes in comes out, and nothing that a peer can send does anything but say what is wrong with it."""
+"""The frames: what goes in comes out, and what no LoadGrid sends is refused with a reason."""
 
 from __future__ import annotations
 
@@ -179,7 +179,9 @@ def test_random_bytes_are_refused_with_a_reason(parts: list[bytes]) -> None:
 
 
 @settings(max_examples=300)
-@given(st.sampled_from(Kind), st.binary(max_size=200), st.lists(st.binary(max_size=50), max_size=3), st.data())
+@given(
+    st.sampled_from(Kind), st.binary(max_size=200), st.lists(st.binary(max_size=50), max_size=3), st.data()
+)
 def test_random_bytes_behind_a_good_header_are_read_or_refused_and_nothing_else(
     kind: Kind, body: bytes, more: list[bytes], data: st.DataObject
 ) -> None:
@@ -197,7 +199,8 @@ def test_a_message_cut_anywhere_is_refused(parts: list[Buffer], data: st.DataObj
     end = data.draw(st.integers(0, len(parts[part]) - 1))
     was = read(list(parts))
     parts[part] = parts[part][:end]
-    # An answer whose responses are all of one size does not state that size: cut at a multiple, it is a shorter answer.
+    # An answer whose responses are all of one size does not state that size: cut at a multiple, it is a
+    # shorter answer.
     if isinstance(was, Answer) and was.responses.sizes is None:
         accepted_or_refused(parts)
     else:
@@ -207,7 +210,9 @@ def test_a_message_cut_anywhere_is_refused(parts: list[Buffer], data: st.DataObj
 
 @settings(max_examples=200)
 @given(messages(), st.binary(min_size=1, max_size=9), st.booleans())
-def test_a_message_with_more_than_it_states_is_refused(parts: list[Buffer], extra: bytes, as_part: bool) -> None:
+def test_a_message_with_more_than_it_states_is_refused(
+    parts: list[Buffer], extra: bytes, as_part: bool
+) -> None:
     was = read(list(parts))
     if not as_part and isinstance(was, Answer) and was.responses.sizes is None:
         return  # longer responses of one size are a good answer
@@ -261,7 +266,12 @@ def test_an_unknown_kind_is_refused(kind: int) -> None:
 
 
 def answer_bytes(
-    table: list[tuple[int, ...]], number: int | None = None, extra: int = 0, bits: int = 2, tail: bytes = b"", **times: int
+    table: list[tuple[int, ...]],
+    number: int | None = None,
+    extra: int = 0,
+    bits: int = 2,
+    tail: bytes = b"",
+    **times: int,
 ) -> bytes:
     """An ANSWER made by hand: rows of (frame, received, count, form, start, reserved)."""
     total = sum(row[2] for row in table) if number is None else number

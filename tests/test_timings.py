@@ -45,7 +45,9 @@ def test_a_duration_lies_within_the_edges_of_its_bucket(ns: int) -> None:
     assert upper / RESOLUTION * (1 - 1e-9) <= ns <= upper * (1 + 1e-9)
 
 
-@pytest.mark.parametrize(("ns", "bucket"), [(-(2**62), 0), (0, 0), (1, 0), (2**41, BUCKETS - 1), (2**62, BUCKETS - 1)])
+@pytest.mark.parametrize(
+    ("ns", "bucket"), [(-(2**62), 0), (0, 0), (1, 0), (2**41, BUCKETS - 1), (2**62, BUCKETS - 1)]
+)
 def test_what_no_bucket_covers_lands_in_the_first_or_last(ns: int, bucket: int) -> None:
     assert bucket_of(np.array([ns])).tolist() == [bucket]
 
@@ -68,13 +70,22 @@ def test_the_seventh_of_a_hundred_is_the_seventh() -> None:
     histogram = histogram_of(2 ** np.linspace(12, 30, 100))
     for rank in range(1, 101):
         assert histogram[bucket_of(np.array([percentile_ns(histogram, rank / 100) * 0.99]))[0]] > 0
-        assert histogram[: 1 + bucket_of(np.array([percentile_ns(histogram, rank / 100) * 0.99]))[0]].sum() == rank
+        assert (
+            histogram[: 1 + bucket_of(np.array([percentile_ns(histogram, rank / 100) * 0.99]))[0]].sum()
+            == rank
+        )
 
 
 def test_an_empty_histogram_has_no_percentile_and_no_mean() -> None:
     empty = np.zeros(BUCKETS, np.int64)
     assert np.isnan(percentile_ns(empty, 0.5)) and np.isnan(mean_ns(empty))
-    assert stage_summary(empty) == {"mean_ms": None, "p50_ms": None, "p90_ms": None, "p99_ms": None, "histogram": {}}
+    assert stage_summary(empty) == {
+        "mean_ms": None,
+        "p50_ms": None,
+        "p90_ms": None,
+        "p99_ms": None,
+        "histogram": {},
+    }
 
 
 def test_merged_histograms_are_the_histogram_of_all(rng: np.random.Generator) -> None:
@@ -103,7 +114,7 @@ def answers(
     wire_ns: int = 100 * US,
     jitter: float = 0.0,
 ) -> list[tuple[int, ...]]:
-    """Rows of `n` frames, answered one a batch: 1 ms before sending, the wire, 2 ms of queue, 5 ms of engine, the wire."""
+    """Rows of `n` frames, one a batch: 1 ms until sent, the wire, 2 ms of queue, 5 ms of engine, the wire."""
     rows = []
     for i in range(n):
         issued = from_ns + i * MS
@@ -130,11 +141,20 @@ def stage_ms(board: Board, name: str, worker: int = 0, p: float = 0.5) -> float:
     return percentile_ns(board.stage(name, worker), p) / 1e6
 
 
-EXPECTED_MS = {"driver_queue": 1.0, "wire": 0.1, "worker_queue": 2.0, "compute": 5.0, "return": 0.11, "latency": 8.21}
+EXPECTED_MS = {
+    "driver_queue": 1.0,
+    "wire": 0.1,
+    "worker_queue": 2.0,
+    "compute": 5.0,
+    "return": 0.11,
+    "latency": 8.21,
+}
 
 
 @pytest.mark.parametrize("offset_ns", [0, 7 * US, -3 * MS, 5 * HOUR, -5 * HOUR, 90 * 24 * HOUR])
-def test_the_offset_between_two_hosts_clocks_leaks_into_no_stage(rng: np.random.Generator, offset_ns: int) -> None:
+def test_the_offset_between_two_hosts_clocks_leaks_into_no_stage(
+    rng: np.random.Generator, offset_ns: int
+) -> None:
     rows = answers(rng, 0, 200) + answers(rng, 1, 200, offset_ns=offset_ns, from_ns=100 * 24 * HOUR)
     board = folded(*rows, workers=2)
     for worker in (0, 1):
@@ -203,7 +223,9 @@ def test_folding_in_pieces_around_a_small_ring_gives_the_same_board_as_folding_a
     assert pieces.total("rows_dropped") == 0
 
 
-def test_a_full_ring_drops_rows_and_counts_them_and_takes_new_ones_once_folded(rng: np.random.Generator) -> None:
+def test_a_full_ring_drops_rows_and_counts_them_and_takes_new_ones_once_folded(
+    rng: np.random.Generator,
+) -> None:
     rows = answers(rng, 0, 30)
     board = Board(1, ring_rows=10)
     timings, folder = Timings(board), Folder(board)
@@ -213,7 +235,11 @@ def test_a_full_ring_drops_rows_and_counts_them_and_takes_new_ones_once_folded(r
     folder.fold()
     timings.add(*rows[0])
     folder.fold()
-    assert (board.counter(0, "frames"), board.total("rows_folded"), board.total("rows_dropped")) == (11, 11, 20)
+    assert (board.counter(0, "frames"), board.total("rows_folded"), board.total("rows_dropped")) == (
+        11,
+        11,
+        20,
+    )
 
 
 def test_a_row_has_the_columns_that_it_says() -> None:

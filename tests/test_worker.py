@@ -40,9 +40,11 @@ MAX_BATCH = 4
 
 
 class Engine(EchoBackend):
-    """Echo with a will of its own: `spoil` may change or refuse each batch's responses, `held` keeps them back."""
+    """Echo with a will of its own: `spoil` changes or refuses each batch's responses, `held` keeps them."""
 
-    def __init__(self, spoil: Callable[[Responses], Responses] = lambda r: r, needs_samples: bool = False) -> None:
+    def __init__(
+        self, spoil: Callable[[Responses], Responses] = lambda r: r, needs_samples: bool = False
+    ) -> None:
         super().__init__(EchoOptions(), MAX_BATCH)
         self.needs_samples = needs_samples
         self.spoil = spoil
@@ -259,11 +261,12 @@ def test_indices_without_a_library_are_told() -> None:
 
 
 def test_a_malformed_frame_and_a_message_that_no_worker_takes_are_told() -> None:
-    for parts, told in (
+    wrong: list[tuple[list[Any], str]] = [
         ([encode_work(EPOCH, 1, np.arange(3, dtype=np.uint32))[0][:-2]], "WORK"),
         ([b"no frame at all, by far, not even its first bytes"], "starts with"),
         (control(Kind.LOADED, EPOCH), "LOADED"),
-    ):
+    ]
+    for parts, told in wrong:
         served = Served(Engine())
         served.link.send(0, parts)
         assert told in fails_with(served)

@@ -33,9 +33,10 @@ class _Waiting:
 class Batcher:
     """Holds what waits for the engine, in order of arrival.
 
-    A batch is due as soon as the engine is about to be free and either `max_batch` samples wait or the oldest has waited
-    `deadline_ns`. It is formed then and not earlier: fixed when the previous batch starts, Server loses 4 % of Offline's
-    capacity (0.925 instead of 0.96), and a deadline of 2 ms makes SingleStream 2.5 ms instead of 0.14.
+    A batch is due as soon as the engine is about to be free and either `max_batch` samples wait or the oldest
+    has waited `deadline_ns`. It is formed then and not earlier: fixed when the previous batch starts, Server
+    loses 4 % of Offline's capacity (0.925 instead of 0.96), and a deadline of 2 ms makes SingleStream 2.5 ms
+    instead of 0.14.
     """
 
     def __init__(self, max_batch: int, deadline_ns: int = 0) -> None:
@@ -50,7 +51,7 @@ class Batcher:
         self.samples += len(work.indices)
 
     def due_ns(self, free_at_ns: int) -> int:
-        """When the next batch should be taken, given when the engine can start one; FAR_NS if nothing waits."""
+        """When the next batch should be taken, given when the engine can start one; FAR_NS if none waits."""
         if not self._waiting or free_at_ns >= FAR_NS:
             return FAR_NS
         if self.samples >= self.max_batch:

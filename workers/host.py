@@ -182,7 +182,7 @@ class WorkerHost:
 
 
 def _versions() -> dict[str, str]:
-    """Versions of the libraries that decide what a worker computes, as far as they are loaded or installed."""
+    """Versions of the libraries that decide what a worker computes, as far as they are installed."""
     found = {}
     for name in VERSIONED:
         try:

@@ -37,8 +37,8 @@ def new_key_pair() -> tuple[str, str]:
 def harden(socket: zmq.Socket[bytes]) -> None:
     """Options that both ends share, each of which was seen to bite.
 
-    With default high-water marks 6,000 frames of 150 KB to a slow reader lost 4,500 without an error: credit is
-    the bound here, so the marks are off.
+    With default high-water marks 6,000 frames of 150 KB to a slow reader lost 4,500 without an error: credit
+    is the bound here, so the marks are off.
     """
     socket.setsockopt(zmq.SNDHWM, 0)
     socket.setsockopt(zmq.RCVHWM, 0)

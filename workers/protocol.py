@@ -1,11 +1,11 @@
 """The frames between the test process and a worker: one place, both sides.
 
-A message is a ZeroMQ multipart message whose first part starts with HEAD. Nothing is pickled: integers are little-endian
-NumPy buffers, text is UTF-8. Every decoder checks every length and raises ProtocolError, so that a malformed peer is a
-clear message and never a crash or a wrong answer.
+A message is a ZeroMQ multipart message whose first part starts with HEAD. Nothing is pickled: integers are
+little-endian NumPy buffers, text is UTF-8. Every decoder checks every length and raises ProtocolError, so
+that a malformed peer is a clear message and never a crash or a wrong answer.
 
-A sample is known on the wire by (epoch, frame number, position). LoadGen's own ids never leave the test process: they are
-pointers that it reuses, and completing a stale one completes another sample.
+A sample is known on the wire by (epoch, frame number, position). LoadGen's own ids never leave the test
+process: they are pointers that it reuses, and completing a stale one completes another sample.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ SEGMENT = struct.Struct("<QqIIII")  # frame, received (worker's monotonic ns), c
 
 # Blobs and samples up to this size travel in the head part: one part fewer costs less than one copy more.
 INLINE_BYTES = 4096
-# Times beyond this (146 years of uptime) are no clock's; below it, sums and differences of two fit into an int64.
+# Times beyond this (146 years of uptime) are no clock's; below it, sums and differences of two fit into an
+# int64.
 FAR_NS = 2**62
 # A sample larger than this travels as a part of its own, without a copy; smaller ones are joined.
 OWN_PART_BYTES = 16384
@@ -71,7 +72,7 @@ class Head(NamedTuple):
     kind: Kind
     epoch: int
     number: int
-    count: int
+    count: int  # type: ignore[assignment]  # a tuple's method of that name is not missed
     extra: int
 
 
@@ -94,9 +95,10 @@ class Work:
 
 @dataclass(slots=True)
 class Segment:
-    """Samples of one frame in an answer; `positions` is uint32 (count,), a range, or None for the whole frame in order.
+    """Samples of one frame in an answer; `positions` uint32 (count,), a range, or None: the whole frame.
 
-    A range stays a range: a peer's claim of a billion positions costs nothing until somebody has compared it with the frame.
+    A range stays a range: a peer's claim of a billion positions costs nothing until somebody has compared it
+    with the frame.
     """
 
     frame: int
@@ -107,7 +109,7 @@ class Segment:
 
 @dataclass(slots=True)
 class Answer:
-    """One batch answered: the samples of `segments` in order, their responses, the worker's own stage times."""
+    """One batch answered: the samples of `segments` in order, their responses, the worker's stage times."""
 
     segments: list[Segment]
     started_ns: int
@@ -197,9 +199,7 @@ def decode_work(head: Head, parts: Sequence[Buffer]) -> Work:
         raise ProtocolError("a WORK frame does not carry the bytes that it states")
     ends = np.cumsum(sizes).tolist()
     blob = memoryview(parts[1])
-    return Work(
-        head.number, indices, [blob[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
-    )
+    return Work(head.number, indices, [blob[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)])
 
 
 def encode_answer(epoch: int, answer: Answer) -> list[Buffer]:
@@ -240,7 +240,7 @@ def _form_of(positions: np.ndarray | range | None) -> tuple[Form, int, bytes | N
 
 
 def decode_answer(head: Head, parts: Sequence[Buffer]) -> Answer:
-    """Read ANSWER; the blob is a view into the parts, and nothing is allocated that the message does not carry."""
+    """Read ANSWER; the blob is a view, and nothing is allocated that the message does not carry."""
     first = parts[0]
     lists_at = HEAD.size + STAGES.size + head.count * SEGMENT.size
     if len(first) < lists_at or head.count == 0:
@@ -254,7 +254,9 @@ def decode_answer(head: Head, parts: Sequence[Buffer]) -> Answer:
         frame, received, count, form, start, reserved = SEGMENT.unpack_from(first, at)
         positions: np.ndarray | range | None = None
         if count == 0 or reserved or not 0 <= received < FAR_NS:
-            raise ProtocolError(f"an ANSWER's segment of frame {frame} states {count} samples received at {received}")
+            raise ProtocolError(
+                f"an ANSWER's segment of frame {frame} states {count} samples received at {received}"
+            )
         if form == Form.LIST:
             end = lists_at + 4 * (lists + count)
             if end > len(first):

@@ -205,7 +205,7 @@ class Worker:
 
 
 def _check_counts(responses: Responses, n: int) -> None:
-    """BackendError unless `responses` can be those of `n` samples; a wrong count would answer other samples."""
+    """BackendError unless `responses` can be those of `n` samples."""
     total, sizes = responses.blob.size, responses.sizes
     if sizes is None and total % n:
         raise BackendError(f"{total} response bytes cannot be shared by a batch of {n} samples")
