@@ -276,8 +276,7 @@ GPU_FIELDS = (
     "clocks.max.sm",
     "clocks_throttle_reasons.active",
 )
-# Bits of the throttle reasons that take speed away: power, thermal and hardware slowdown (NVML). Idle and chosen
-# clocks do not.
+# Bits of the throttle reasons that take speed away (NVML); idle and chosen clocks do not.
 SLOWED = {0x04: "power cap", 0x08: "hardware", 0x20: "heat", 0x40: "heat (hardware)", 0x80: "power brake"}
 
 

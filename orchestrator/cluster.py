@@ -22,7 +22,7 @@ from workers.host import Ticket, WorkerSpec
 
 PLACE_TIMEOUT_S = 60.0
 KEY_TIMEOUT_S = 30.0
-DETACH_TIMEOUT_S = 75.0
+DETACH_TIMEOUT_S = 80.0  # above the worker's own host.STOP_TIMEOUT_S
 STOP_EVERY_S = 0.2
 # What must be equal in all workers; else they do not compute the same thing.
 SAME = ("model_hash", "library")

@@ -28,6 +28,7 @@ from orchestrator.pace import Pace
 PIECE_S = 100e-6
 WINDOW_BATCHES = 2
 NO_CREDIT = float("inf")
+PACES_GOOD_FOR = 16  # answers, at least
 
 
 @dataclass(slots=True)
@@ -113,10 +114,10 @@ class Credit:
     def read_paces(self) -> None:
         """Set every worker's credit by what the paces say now.
 
-        Once for as many answers as there are workers: a pace moves by a few percent a batch, and the cost
-        stays that of one worker an answer.
+        Once for as many answers as there are workers, or a few more: a pace moves by a few percent a batch, and
+        the cost stays below that of one worker an answer.
         """
-        self._paces_good_for = len(self._seats)
+        self._paces_good_for = max(len(self._seats), PACES_GOOD_FOR)
         self._fastest_batch_s = min((s.pace.batch_s for s in self._seats if s.alive), default=0.0)
         self._samples_per_s = 0.0
         self._slow = []

@@ -23,7 +23,7 @@ def rate(value: float) -> str:
     """Things a second."""
     if value >= 1000:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 100 else f"{value:.2f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def percent(share: float) -> str:

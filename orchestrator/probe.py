@@ -41,7 +41,7 @@ def ask(address: str, num_cpus: int, limit_s: float | None = None) -> dict[str, 
         except subprocess.TimeoutExpired:
             _end(child)
             return {"error": f"Ray did not answer in {limit:g} s"}
-    return _last_object(said)
+    return last_object(said)
 
 
 def _end(child: subprocess.Popen[str]) -> None:
@@ -53,7 +53,7 @@ def _end(child: subprocess.Popen[str]) -> None:
             child.wait(timeout=LEAVE_S)
 
 
-def _last_object(said: str) -> dict[str, Any]:
+def last_object(said: str) -> dict[str, Any]:
     """The object in the last line: Ray itself may have printed before it."""
     lines = said.strip().splitlines()
     try:

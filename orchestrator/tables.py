@@ -276,9 +276,9 @@ def _short_percentiles(record: Record) -> list[str]:
 
 def _short_limit(record: Record) -> str:
     if record.kind == "accuracy":
-        return f"≥ {record.accuracy.target:g} {unit(record.accuracy.unit)}" if record.accuracy else ""
+        return f"≥{record.accuracy.target:g} {unit(record.accuracy.unit)}" if record.accuracy else ""
     limit = limit_ms(record)
-    return "" if limit is None else f"≤ {limit:,g} ms"
+    return "" if limit is None else f"≤{limit:,g} ms"
 
 
 def _because(record: Record) -> RenderableType:
@@ -301,8 +301,7 @@ def bullets(lines: Sequence[str], style: str) -> Table:
 
 def _journeys(records: Sequence[Record]) -> Iterator[RenderableType]:
     """Every performance test's merged line, and the answers on the driver."""
-    answers = {record.test: driver_was_the_limit(record) for record in records}
-    known = [(record, answer) for record in records if (answer := answers[record.test]) is not None]
+    known = [(record, answer) for record in records if (answer := driver_was_the_limit(record)) is not None]
     if not known:
         return
     table = plain_table("Where did the latency go? share of the mean; all workers")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
+from rich.console import Console as Terminal
+from rich.console import RenderableType
 
 from orchestrator.manifest import Manifest, parse_manifest
 from orchestrator.plan import TestSpec, plan
@@ -38,7 +41,7 @@ STAGE_MS = {
 }
 
 
-def manifest(text: str = MANIFEST, **replaced: str) -> Manifest:
+def manifest(text: str = MANIFEST, **replaced: tuple[str, str]) -> Manifest:
     """The manifest, with texts replaced."""
     for old, new in replaced.values():
         assert old in text
@@ -153,3 +156,16 @@ def score(good: int, target: float = 90.0) -> Accuracy:
 
 def loss(worker: str = "worker-1") -> LossRecord:
     return LossRecord(worker=worker, at_s=12.3, reason="its link to the test closed", moved=14)
+
+
+def shown(*parts: RenderableType, width: int = 80, height: int = 40) -> str:
+    file = io.StringIO()
+    terminal = Terminal(file=file, width=width, height=height, highlight=False)
+    for part in parts:
+        terminal.print(part)
+    return file.getvalue()
+
+
+def words(text: str) -> str:
+    """Text with its line breaks and runs of blanks gone, so that wrapping does not matter."""
+    return " ".join(text.split())

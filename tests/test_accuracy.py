@@ -92,7 +92,6 @@ def test_known_predictions_give_the_known_score(
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
-        ([(0, label(1)), (0, label(1)), (1, label(1))], "sample 0 is logged twice"),
         ([(0, label(1)), (2, label(1))], "2 of 4 samples have no response: 1, 3"),
         ([], "4 of 4 samples have no response: 0, 1, 2, 3"),
         ([(4, label(1))], "sample 4 is logged, but the data set has 4 samples"),
@@ -172,3 +171,8 @@ def test_a_large_log_is_scored_in_bounded_memory(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, str(path)], timeout=60, check=False)
     assert done.returncode == 0
     assert json.loads(path.read_text())[-1]["qsl_idx"] == count - 1
+
+
+def test_the_first_answer_counts_when_loadgen_fills_a_last_query_up(tmp_path: Path) -> None:
+    path = log(tmp_path, [(0, label(1)), (1, label(2)), (0, label(9))])
+    assert score("classification", path, np.array([1, 2]), 2).good == 2

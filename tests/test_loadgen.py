@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -270,22 +271,25 @@ def test_what_comes_with_the_first_message_is_not_lost() -> None:
 def completions(rng: np.random.Generator) -> list[Completion]:
     """Lumps of every shape: equal sizes, own sizes and places, empty responses, more than the pool holds."""
     found = []
-    for n in (1, 7, 64, 300):
+    for n in (1, 7, 64, 300, 5):
         ids = rng.integers(1, 2**47, n, dtype=np.uint64)
         blob = rng.integers(0, 256, 12 * n, dtype=np.uint8)
         sizes = rng.integers(0, 12, n)
         found.append(Completion(ids, blob, None, 12))
+        found.append(Completion(ids, blob[::-1].copy(), None, 12))
+        found.append(Completion(ids, np.repeat(blob, 9), None, 108))
         found.append(Completion(ids, blob, rng.permutation(n) * 12, sizes))
         found.append(Completion(ids, np.empty(0, np.uint8), None, 0))
     return found
 
 
-def reported(scattered: bool, lumps: list[Completion]) -> list[list[tuple[int, int, int]]]:
+def reported(scattered: bool, lumps: list[Completion]) -> list[list[tuple[int, bytes]]]:
+    """What LoadGen would read: each response's id and bytes."""
     real = import_loadgen(None)
-    seen: list[list[tuple[int, int, int]]] = []
+    seen: list[list[tuple[int, bytes]]] = []
     module: Any = SimpleNamespace(
         QuerySampleResponse=real.QuerySampleResponse,
-        QuerySamplesComplete=lambda rs: seen.append([(r.id, r.data, r.size) for r in rs]),
+        QuerySamplesComplete=lambda rs: seen.append([(r.id, ctypes.string_at(r.data, r.size)) for r in rs]),
     )
     pool = ResponsePool(module, 32)
     assert pool.scattered
@@ -303,10 +307,10 @@ def test_the_pool_reports_by_memory_what_it_reports_by_attributes(rng: np.random
     assert fast == reported(False, lumps)
     for lump, rows in zip(lumps, fast, strict=True):
         assert [row[0] for row in rows] == lump.ids.tolist()
-        assert [row[2] for row in rows] == np.broadcast_to(lump.sizes, len(rows)).tolist()
-        if lump.offsets is not None:
-            base = lump.blob.ctypes.data
-            assert [row[1] - base for row in rows] == lump.offsets.tolist()
+        sizes = np.broadcast_to(lump.sizes, len(rows))
+        offsets = np.cumsum(sizes) - sizes if lump.offsets is None else lump.offsets
+        blob = lump.blob.tobytes()
+        assert [row[1] for row in rows] == [blob[a : a + n] for a, n in zip(offsets, sizes, strict=True)]
 
 
 # LoadGen of the old rounds

@@ -24,7 +24,8 @@ from workers.worker import Port, Worker
 # Python's default of 5 ms lets a busy engine thread keep the loop waiting: p99 8.5 ms instead of 0.9.
 SWITCH_INTERVAL_S = 0.0005
 ATTACH_TIMEOUT_S = 20.0
-STOP_TIMEOUT_S = 10.0
+# Longer than the loop waits for a batch in the engine (worker.DRAIN_NS).
+STOP_TIMEOUT_S = 65.0
 VERSIONED = ("numpy", "torch", "pyzmq", "onnxruntime", "ray")
 
 

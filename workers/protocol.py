@@ -58,6 +58,9 @@ class Kind(IntEnum):
     BYE = 14  # test: the test is over
 
 
+KINDS = {int(kind): kind for kind in Kind}
+
+
 class Form(IntEnum):
     """How a segment names its positions in the frame."""
 
@@ -128,10 +131,10 @@ def read_head(part: Buffer) -> Head:
         raise ProtocolError(f"a message starts with {bytes(magic)!r} instead of {MAGIC!r}")
     if version != VERSION:
         raise ProtocolError(f"the peer speaks version {version} of the protocol, this side speaks {VERSION}")
-    try:
-        return Head(Kind(kind), epoch, number, count, extra)
-    except ValueError:
-        raise ProtocolError(f"unknown kind of message {kind}") from None
+    known = KINDS.get(kind)
+    if known is None:
+        raise ProtocolError(f"unknown kind of message {kind}")
+    return Head(known, epoch, number, count, extra)
 
 
 def control(kind: Kind, epoch: int, number: int = 0, body: bytes = b"") -> list[Buffer]:
