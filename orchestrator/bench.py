@@ -196,7 +196,10 @@ def in_process(spec: TestSpec, test_folder: Path, response_bytes: int, duration_
 @app.command()
 def null(
     workers: Workers = 4,
-    qps: Annotated[float, typer.Option(min=1, help="Queries a second that LoadGen offers.")] = 100_000,
+    qps: Annotated[
+        list[float],
+        typer.Option(min=1, help="Queries a second that LoadGen offers; can be given several times."),
+    ] = [100_000],  # noqa: B006 - typer reads it, nobody writes it
     duration_s: Duration = 10,
     payload_bytes: PayloadBytes = 0,
     response_bytes: ResponseBytes = 4,
@@ -206,19 +209,18 @@ def null(
     address: AddressOption = "local",
     as_json: AsJson = False,
 ) -> None:
-    """One rate: Server through Ray actors, TCP and CURVE, and LoadGen alone beside it."""
+    """Server through Ray actors, TCP and CURVE at given rates, and LoadGen alone beside each."""
     path = NullPath(workers, payload_bytes, response_bytes, security, max_batch, io_threads)
+    rows = []
     with _folder() as folder, Bench(path, address, Path(folder), _note(as_json)) as bench:
-        record, spec, test_folder = bench.test("Server", qps, duration_s)
-        found = figures(record, qps, path, duration_s)
-        found["inprocess"] = in_process(spec, test_folder, response_bytes, duration_s)
-    ours, theirs = found["completed_qps"], found["inprocess"].get("completed_qps")
-    found["ratio"] = {
-        "completed_qps": round(ours / theirs, 4) if theirs else None,
-        "p99": _ratio(found["p99_ms"], found["inprocess"].get("p99_ms")),
-    }
-    _show([found], as_json)
-    raise typer.Exit(0 if found["valid"] else EXIT_INVALID)
+        for rate in qps:
+            record, spec, test_folder = bench.test("Server", rate, duration_s)
+            row = figures(record, rate, path, duration_s)
+            alone = row["inprocess"] = in_process(spec, test_folder, response_bytes, duration_s)
+            row["ratio"] = {key: _ratio(row[key], alone.get(key)) for key in ("completed_qps", "p99_ms")}
+            rows.append(row)
+    _show(rows, as_json)
+    raise typer.Exit(0 if all(row["valid"] for row in rows) else EXIT_INVALID)
 
 
 @app.command()

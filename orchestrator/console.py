@@ -18,10 +18,10 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.manifest import Manifest
-from orchestrator.phrases import bar, clock, duration, ms, plural, rate
+from orchestrator.phrases import bar, clock, duration, loss_story, ms, plural, rate
 from orchestrator.plan import TestSpec
 from orchestrator.planview import show_plan
-from orchestrator.progress import Progress, loss_line
+from orchestrator.progress import Progress
 from orchestrator.record import Record
 from orchestrator.tables import facts_grid, plain_table, run_report, test_report
 from orchestrator.timings import Board
@@ -69,6 +69,7 @@ class Console:
         self._wall = wall
         self._live: Live | None = None
         self._name = ""
+        self._on_loss = "reissue"
         self._count = 0
         self._number = 0
         self._ready: list[str] = []
@@ -104,6 +105,7 @@ class Console:
     def planned(self, manifest: Manifest, specs: Sequence[TestSpec], folder: Path) -> None:
         """The run begins."""
         self._name, self._count, self._number = manifest.name, len(specs), 0
+        self._on_loss = manifest.on_loss
         self._doing = None
         self._say(f"{manifest.name}: {plural(len(specs), 'test')}, files in {folder}", "bold")
         broken = {finding.rule for spec in specs for finding in spec.broken_rules if finding.scope == "test"}
@@ -129,7 +131,8 @@ class Console:
             self._next_line_s = self._clock_s() + LINE_EVERY_S
         if kind == "loss":
             self._lost.add(event["worker"])
-            self._say(loss_line(event["worker"], event["reason"], event["moved"]), "bold yellow")
+            story = loss_story(event["reason"], event["moved"], self._on_loss)
+            self._say(f"lost {event['worker']}: {story}", "bold yellow")
         elif kind == "stuck":
             self._say(
                 f"{event['worker']} did not leave the test; it was ended and is not used again", "yellow"

@@ -166,6 +166,12 @@ def judged_percentile(record: Record) -> str:
     return "" if share is None else f"p{100 * share:g}"
 
 
+def loss_story(reason: str, moved: int, on_loss: str) -> str:
+    """Why a worker was lost, and what became of its samples."""
+    fate = "moved to others" if on_loss == "reissue" else "not answered, which ends the test"
+    return f"{reason.rstrip('. ')}; {plural(moved, 'sample')} {fate}"
+
+
 def limit_ms(record: Record) -> float | None:
     """Server's latency limit."""
     limit = record.settings.get("server_target_latency_ns")

@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from orchestrator.expectation import expected_samples, shortest_s
-from orchestrator.phrases import duration, ms, plural, rate
+from orchestrator.phrases import duration, ms, rate
 from orchestrator.plan import TestSpec
 from orchestrator.timings import Board, percentile_ns
 
@@ -113,8 +113,3 @@ class Progress:
         if self.left_s is not None:
             parts.append(f"about {duration(self.left_s)} left")
         return ", ".join(parts)
-
-
-def loss_line(worker: str, reason: str, moved: int) -> str:
-    """A loss as it happens."""
-    return f"lost {worker}: {reason}; {plural(moved, 'sample')} moved to others"

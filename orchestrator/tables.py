@@ -19,6 +19,7 @@ from orchestrator.phrases import (
     duration,
     judged_percentile,
     limit_ms,
+    loss_story,
     ms,
     percent,
     plural,
@@ -142,7 +143,7 @@ def losses(record: Record) -> list[str]:
         when = (
             f"{duration(loss.at_s)} after the start" if loss.at_s is not None else "before the clock started"
         )
-        told.append(f"{loss.worker} {when}: {loss.reason}; {plural(loss.moved, 'sample')} moved to others")
+        told.append(f"{loss.worker} {when}: {loss_story(loss.reason, loss.moved, record.on_loss)}")
     return told
 
 

@@ -1,4 +1,4 @@
-"""Whether `doctor` sees what would spoil a run and says how to mend it; facts are handed in, one Ray is real."""
+"""Whether `doctor` sees what would spoil a run, and the mend; facts are handed in, one Ray is real."""
 
 from __future__ import annotations
 

@@ -134,6 +134,11 @@ def test_losses_are_told_by_name_at_the_end_of_the_run() -> None:
     )
 
 
+def test_a_loss_that_ends_the_test_does_not_claim_that_samples_moved() -> None:
+    text = test_block(record(losses=[loss()], on_loss="fail", status="failed", reason="worker-1 was lost"))
+    assert "14 samples not answered, which ends the test" in text and "moved" not in text
+
+
 def test_a_run_without_tests_is_said_to_have_none() -> None:
     assert "no test was run" in report()
 
