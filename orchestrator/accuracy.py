@@ -147,7 +147,8 @@ def _score_classification(path: Path, labels: np.ndarray, expected_count: int, d
 def _is_first(path: Path, qsl_idx: int, seen: np.ndarray) -> bool:
     """Mark a sample as answered; whether it is its first answer, the one that counts.
 
-    LoadGen fills MultiStream's last query up with samples that were asked before; the official scorers pass over them.
+    LoadGen fills MultiStream's last query up with samples that were asked before; the official scorers pass
+    over them.
     """
     if not 0 <= qsl_idx < len(seen):
         raise AccuracyError(f"{path}: sample {qsl_idx} is logged, but the data set has {len(seen)} samples")

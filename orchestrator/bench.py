@@ -1,4 +1,4 @@
-"""`loadgrid bench`: how fast the path itself is, measured with a null model through real Ray actors, TCP and CURVE."""
+"""`loadgrid bench`: how fast the path itself is, with a null model through real Ray actors, TCP and CURVE."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ app = typer.Typer(no_args_is_help=True, help="Measure the path itself with a nul
 LIMIT_MS = 15
 # The sweep ends when the bracket is this narrow.
 SWEEP_RESOLUTION = 0.03
+# Shared machines stall for tens of milliseconds now and then: one INVALID proves nothing.
+SWEEP_TRIES = 2
 SAMPLES = 1024
 KB = 1024
 
@@ -236,15 +238,18 @@ def sweep(
     address: AddressOption = "local",
     as_json: AsJson = False,
 ) -> None:
-    """The highest VALID rate at a 15 ms limit: doubling, then halving the bracket."""
+    """The highest VALID rate at a 15 ms limit: doubling, then halving the bracket; two tries a rate."""
     path = NullPath(workers, payload_bytes, response_bytes, security, max_batch, io_threads)
     rows: list[dict[str, Any]] = []
     with _folder() as folder, Bench(path, address, Path(folder), _note(as_json)) as bench:
 
         def holds(qps: float) -> bool:
-            rows.append(figures(bench.test("Server", qps, duration_s)[0], qps, path, duration_s))
-            _note(as_json)(f"{qps:,.0f} queries/s: {'VALID' if rows[-1]['valid'] else 'INVALID'}")
-            return bool(rows[-1]["valid"])
+            for _ in range(SWEEP_TRIES):
+                rows.append(figures(bench.test("Server", qps, duration_s)[0], qps, path, duration_s))
+                _note(as_json)(f"{qps:,.0f} queries/s: {'VALID' if rows[-1]['valid'] else 'INVALID'}")
+                if rows[-1]["valid"]:
+                    return True
+            return False
 
         best = highest(holds, start_qps)
     if as_json:

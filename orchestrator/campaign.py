@@ -143,12 +143,13 @@ class Session:
 
     def run(self, spec: TestSpec, run: RunPaths) -> Record:
         """Run one test into its folder of `run` and write its record."""
-        if self.fleet is not None and not self.fleet.names:
+        seats = self._seats()
+        if not seats:
             raise SetUpError("no worker is left: all were lost in earlier tests")
         paths = run.test(spec.name)
         folder = paths.begin()
         write_atomically(folder / USER_CONF, spec.user_conf.encode())
-        order = self._order(spec, folder)
+        order = self._order(spec, folder, seats)
         self.watcher.test_began(spec, [seat.name for seat in order.workers])
         started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         outcome = run_test(order, self.fleet, Hooks(self.watcher.event, self.watcher.tick, self.stop))
@@ -166,7 +167,7 @@ class Session:
         here = cluster.node_address()
         return Crew(facts, self.fleet.differences(), sorted({f["node"] for f in facts if f["node"] != here}))
 
-    def _order(self, spec: TestSpec, folder: Path) -> TestOrder:
+    def _order(self, spec: TestSpec, folder: Path, seats: list[Seat]) -> TestOrder:
         m = self.manifest
         d = m.dispatch
         local = None
@@ -194,7 +195,7 @@ class Session:
             ports=d.ports,
             io_threads=d.io_threads or IO_THREADS[d.payload],
             on_loss=m.on_loss,
-            workers=self._seats(),
+            workers=seats,
             local=local,
             attach_timeout_s=ATTACH_TIMEOUT_S if self.fleet else LOCAL_ATTACH_TIMEOUT_S,
             schedule_seed=spec.seeds["schedule_rng_seed"],
@@ -208,10 +209,10 @@ class Session:
             return [Seat(name=f"worker-{i}", max_batch=w.max_batch) for i in range(w.count)]
         facts = {fact["name"]: fact for fact in self.fleet.facts}
         secure = self.manifest.dispatch.security == "curve"
-        keys = self.fleet.keys() if secure else [""] * len(self.fleet.names)
+        keys = self.fleet.keys() if secure else dict.fromkeys(self.fleet.names, "")
         return [
             Seat(name=n, public_key=k, warm_up=facts[n]["warm_up"], max_batch=facts[n]["max_batch"])
-            for n, k in zip(self.fleet.names, keys, strict=True)
+            for n, k in keys.items()
         ]
 
 
@@ -221,16 +222,22 @@ def run_campaign(
     """Run every test of a manifest; returns the exit code. SetUpError and ClusterError if it cannot begin."""
     specs = plan(manifest, load_round(manifest.round))
     records: list[Record] = []
+    worst = EXIT_VALID
     with Session(manifest, address, watcher, stop) as session:
         run = RunPaths.new(runs_dir, manifest.name)
         write_atomically(run.root / MANIFEST, manifest.raw)
         watcher.planned(manifest, specs, run.root)
-        for spec in specs:
+        for number, spec in enumerate(specs):
             if stop():
                 break
-            records.append(session.run(spec, run))
+            try:
+                records.append(session.run(spec, run))
+            except SetUpError as error:
+                watcher.warned(f"{error}; not run: {', '.join(left.name for left in specs[number:])}")
+                worst = EXIT_SETUP
+                break
     watcher.ended(records, run.root)
-    return exit_code(records, bool(stop()))
+    return max(exit_code(records, bool(stop())), worst)
 
 
 def exit_code(records: Sequence[Record], interrupted: bool) -> int:

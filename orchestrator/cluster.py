@@ -1,10 +1,10 @@
-"""Ray: where workers are placed, how they start, whether they live, how they end. The driver's only door to Ray."""
+"""Ray: where workers are placed, how they start, live and end. The driver's only door to Ray."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,13 +17,17 @@ import ray.exceptions
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from orchestrator.machine import why_no_connection
 from workers.actor import WorkerActor
 from workers.host import Ticket, WorkerSpec
 
 PLACE_TIMEOUT_S = 60.0
 KEY_TIMEOUT_S = 30.0
 DETACH_TIMEOUT_S = 80.0  # above the worker's own host.STOP_TIMEOUT_S
+# For a worker that the test lost: stopped, hung or behind a cut cable, it may never answer.
+LOST_TIMEOUT_S = 5.0
 STOP_EVERY_S = 0.2
+CONNECT_TIMEOUT_S = 3.0
 # What must be equal in all workers; else they do not compute the same thing.
 SAME = ("model_hash", "library")
 # What should be equal; else a straggler has an explanation.
@@ -62,9 +66,21 @@ def connect(address: str, num_cpus: int | None = None) -> None:
                 **quiet,
             )
         else:
+            _refuse_closed(address)
             ray.init(address=address, **quiet)
+    except ClusterError:
+        raise
     except Exception as error:
         raise ClusterError(f"no Ray cluster at {address!r}: {_first_line(error)}") from None
+
+
+def _refuse_closed(address: str) -> None:
+    """Ray itself goes on trying for minutes where nobody listens."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    if reason := why_no_connection(host.strip("[]"), int(port), CONNECT_TIMEOUT_S):
+        raise ClusterError(f"no Ray cluster at {address!r}: {reason}; start one with `ray start --head`")
 
 
 def disconnect() -> None:
@@ -96,8 +112,8 @@ def node_address() -> str:
 
 
 def nodes() -> list[dict[str, Any]]:
-    """The live nodes: name, address, id, resources."""
-    return [
+    """The live nodes by address: name, address, id, resources."""
+    found = [
         {
             "name": n["NodeManagerHostname"],
             "address": n["NodeManagerAddress"],
@@ -107,6 +123,8 @@ def nodes() -> list[dict[str, Any]]:
         for n in ray.nodes()
         if n["Alive"]
     ]
+    # Ray's order changes from one cluster to the next; workers are numbered by it.
+    return sorted(found, key=lambda node: str(node["address"]))
 
 
 def probe_nodes(timeout_s: float) -> list[dict[str, Any]]:
@@ -194,15 +212,15 @@ class RayFleet:
             if len(groups := _grouped(self.facts, key)) > 1
         ]
 
-    def keys(self) -> list[str]:
-        """A fresh public key of every live worker, in order."""
-        asked = {name: self._actors[name].key.remote() for name in self.names}
-        return [self._get(ref, name, "did not make a key", KEY_TIMEOUT_S) for name, ref in asked.items()]
+    def keys(self) -> dict[str, str]:
+        """A fresh public key of every live worker, in order; one that cannot make one is left out."""
+        made, _ = self._ask("key", self.names, KEY_TIMEOUT_S)
+        return made
 
-    def attach(self, tickets: list[Ticket]) -> None:
-        """Tell every live worker to connect; lost() tells of those that could not."""
-        pairs = zip(self.names, tickets, strict=True)
-        self._attaching = {self._actors[name].attach.remote(ticket): name for name, ticket in pairs}
+    def attach(self, tickets: dict[str, Ticket]) -> None:
+        """Tell the workers named to connect; lost() tells of those that could not."""
+        live = [name for name in tickets if name not in self._dead]
+        self._attaching = {self._actors[name].attach.remote(tickets[name]): name for name in live}
 
     def lost(self) -> list[tuple[str, str]]:
         """Workers that died or could not attach since the last call."""
@@ -223,23 +241,18 @@ class RayFleet:
                     self._dead[name] = _first_line(error)
         return found
 
-    def detach(self) -> list[str]:
-        """Wait until every worker has left the test; one that cannot is killed, named, and not used again."""
+    def detach(self, lost: Collection[str] = ()) -> list[str]:
+        """Wait until every worker has left the test; one that cannot is killed, named, and not used again.
+
+        Those in `lost` are not waited for as long as an honest batch may take.
+        """
         self.lost()
-        asked = {self._actors[name].detach.remote(): name for name in self.names}
-        if not asked:
-            return []
-        done, stuck = ray.wait(list(asked), num_returns=len(asked), timeout=DETACH_TIMEOUT_S)
-        for ref in done:
-            try:
-                ray.get(ref)
-            except Exception:
-                stuck.append(ref)
-        for ref in stuck:
-            ray.kill(self._actors[asked[ref]])
-            self._dead[asked[ref]] = "it did not leave a test"
+        doubtful = [name for name in self.names if name in lost]
+        others = [name for name in self.names if name not in lost]
+        _, stuck = self._ask("detach", doubtful, LOST_TIMEOUT_S)
+        _, late = self._ask("detach", others, DETACH_TIMEOUT_S)
         self._attaching = {}
-        return [asked[ref] for ref in stuck]
+        return stuck + late
 
     def stop(self) -> None:
         """End every worker and give its place back."""
@@ -250,7 +263,8 @@ class RayFleet:
             with contextlib.suppress(Exception):
                 remove_placement_group(group)
 
-    # -- inside ----------------------------------------------------------------------------------------------------
+    # -- inside
+    # ----------------------------------------------------------------------------------------------------
 
     def _place(self, p: Placement, spec: WorkerSpec) -> None:
         if p.strategy == "per_node":
@@ -285,6 +299,24 @@ class RayFleet:
                 "Lower workers.count, or add nodes"
             )
         return [PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i) for i in range(count)]
+
+    def _ask(self, method: str, names: Sequence[str], timeout_s: float) -> tuple[dict[str, Any], list[str]]:
+        """What these workers answer, and who did not: those are killed and not used again."""
+        asked = {name: getattr(self._actors[name], method).remote() for name in names}
+        if not asked:
+            return {}, []
+        ray.wait(list(asked.values()), num_returns=len(asked), timeout=timeout_s)
+        answers, stuck = {}, []
+        for name, ref in asked.items():
+            try:
+                answers[name] = ray.get(ref, timeout=0)
+            except ray.exceptions.RayActorError as error:
+                self._dead[name] = _first_line(error)
+            except Exception as error:
+                self._dead[name] = f"asked to {method}: {_first_line(error)}"
+                stuck.append(name)
+                ray.kill(self._actors[name])
+        return answers, stuck
 
     def _get(self, ref: Any, name: str, what: str, timeout_s: float | None = None) -> Any:
         try:

@@ -114,7 +114,8 @@ class Credit:
     def read_paces(self) -> None:
         """Set every worker's credit by what the paces say now.
 
-        Once for as many answers as there are workers, or a few more: a pace moves by a few percent a batch, and
+        Once for as many answers as there are workers, or a few more: a pace moves by a few percent a batch,
+        and
         the cost stays below that of one worker an answer.
         """
         self._paces_good_for = max(len(self._seats), PACES_GOOD_FOR)

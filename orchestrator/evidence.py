@@ -1,4 +1,4 @@
-"""From what happened to the record of it: logs read, accuracy scored, every doubt written down. Runs nothing."""
+"""From what happened to the record of it: logs read, accuracy scored, doubts written down. Runs nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,12 @@ from orchestrator.supervise import Outcome
 from orchestrator.verdict import missing_evidence, result_of, unofficial_because
 from workers.library import Library, LibraryError
 
-FROM_RESULT = ("cpu_us_per_sample", "cpu_share", "issue_lateness", "completion", "max_rss_bytes") + (
+FROM_RESULT = (
+    "cpu_us_per_sample",
+    "cpu_share",
+    "issue_lateness",
+    "completion",
+    "max_rss_bytes",
     "rss_growth_bytes",
     "foreign_answers",
 )
@@ -35,7 +40,7 @@ FROM_RESULT = ("cpu_us_per_sample", "cpu_share", "issue_lateness", "completion",
 
 @dataclass(frozen=True)
 class Crew:
-    """The workers of a test: their facts, how they differ, and the hosts other than LoadGen's that they are on."""
+    """The workers of a test: their facts, how they differ, and their hosts other than LoadGen's."""
 
     facts: Sequence[dict[str, Any]]
     differences: Sequence[str]
@@ -117,7 +122,9 @@ class Evidence:
         found: list[Finding] = []
         if loadgen["version"]:
             found += plan_findings_for_loadgen(loadgen["version"], loadgen["sha256"], self.round)
-        found += library_findings(self.round, spec.benchmark, spec.test, self.library.count)
+        told = {finding.rule for finding in spec.broken_rules}
+        sized = library_findings(self.round, spec.benchmark, spec.test, self.library.count)
+        found += [finding for finding in sized if finding.rule not in told]
         remote = index_to_remote_finding(self.manifest, self.round, crew.remote_hosts)
         return found if remote is None else [*found, remote]
 

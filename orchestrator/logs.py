@@ -18,7 +18,7 @@ class LogError(Exception):
 
 @dataclass
 class DetailLog:
-    """mlperf_log_detail.txt: the first value of every key, as the official checkers read it, and what went wrong."""
+    """mlperf_log_detail.txt: the first value of every key, as the checkers read it, and what went wrong."""
 
     values: dict[str, Any] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)

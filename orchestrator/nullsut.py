@@ -1,6 +1,7 @@
-"""LoadGen against a null model inside one process: what LoadGen and Python alone can do, for comparison in `bench`.
+"""LoadGen against a null model inside one process: what LoadGen and Python alone can do, for `bench`.
 
-Completions come from a second thread through the same response pool; there is no dispatcher, no link, no worker.
+Completions come from a second thread through the same response pool; there is no dispatcher, no link, no
+worker.
 Started as `python -m orchestrator.nullsut` with one JSON object on standard input; prints one JSON object.
 """
 

@@ -38,7 +38,7 @@ class TestPaths:
         return self.final.with_name(f"{self.final.name}.partial")
 
     def begin(self) -> Path:
-        """Make the partial folder; what an interrupted try left there moves aside, it is never overwritten."""
+        """Make the partial folder; what an interrupted try left there moves aside, never overwritten."""
         if self.partial.exists():
             number = 1
             while (aside := self.final.with_name(f"{self.final.name}.partial-{number}")).exists():

@@ -1,7 +1,9 @@
 """Ends a local Ray when its driver died without a word (kill -9).
 
-Ray's own processes notice their driver's end, but two of its agents were measured to stay for about a minute. This one
-remembers every descendant of the driver; when the driver's end of a pipe closes, it ends those that still run.
+Ray's own processes notice their driver's end, but two of its agents were measured to stay for about a
+minute. This one
+remembers every descendant of the driver; when the driver's end of a pipe closes, it ends those that still
+run.
 Started as `python -m orchestrator.reaper FD DRIVER_PID`; needs nothing but /proc.
 """
 

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -30,14 +30,14 @@ ROOT = Path(__file__).resolve().parent.parent
 class Fleet(Protocol):
     """The workers of a campaign, wherever they live."""
 
-    def keys(self) -> list[str]:
-        """A fresh public key of every worker, in order."""
+    def keys(self) -> dict[str, str]:
+        """A fresh public key of every live worker, by name, in order."""
 
-    def attach(self, tickets: list[Ticket]) -> None:
-        """Tell every worker to connect; returns at once. lost() tells of those that could not."""
+    def attach(self, tickets: dict[str, Ticket]) -> None:
+        """Tell the workers named to connect; returns at once. lost() tells of those that could not."""
 
-    def detach(self) -> list[str]:
-        """Wait until every worker has left the test; the names of those that did not, lost for good."""
+    def detach(self, lost: Collection[str] = ()) -> list[str]:
+        """Wait until every worker has left the test, not long for the `lost`; who did not is lost."""
 
     def lost(self) -> list[tuple[str, str]]:
         """Workers that died since the last call, with the reason."""
@@ -148,9 +148,12 @@ class _Supervisor:
     def _let_in(self, endpoint: str, server_key: str | None) -> None:
         assert self.fleet is not None
         o = self.order
-        ids = [f"W{i}" for i in range(len(o.workers))]
+        tickets = {
+            seat.name: Ticket(o.epoch, endpoint, f"W{i}", server_key, o.io_threads)
+            for i, seat in enumerate(o.workers)
+        }
         try:
-            self.fleet.attach([Ticket(o.epoch, endpoint, who, server_key, o.io_threads) for who in ids])
+            self.fleet.attach(tickets)
         except Exception as error:  # whatever a cluster may say, it ends this test and not the campaign
             self._end("failed", f"the workers cannot be told to attach: {error}")
 
@@ -188,5 +191,12 @@ class _Supervisor:
         os.close(self.outcome.board.fd)
         self.outcome.board.fd = -1
         if self.fleet is not None:
-            for name in self.fleet.detach():
+            # A run that was told to stop goes on with nobody, so it waits for nobody's batch.
+            stopped = self.outcome.status == "interrupted"
+            lost = (
+                [s.name for s in self.order.workers]
+                if stopped
+                else [x["worker"] for x in self.outcome.losses]
+            )
+            for name in self.fleet.detach(lost):
                 self.hooks.on_event({"event": "stuck", "worker": name})

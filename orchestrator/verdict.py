@@ -19,8 +19,8 @@ METRICS = {
 }
 # The keys of LoadGen's checks, and what a failed one means to somebody who sees it for the first time.
 CHECKS = {
-    "result_perf_constraints_met": "too many queries took longer than the latency limit: offer fewer queries a second",
-    "result_min_duration_met": "the test was shorter than min_duration: expect more (target_qps, target_latency)",
+    "result_perf_constraints_met": "too many queries took longer than the limit: offer fewer a second",
+    "result_min_duration_met": "the test was shorter than min_duration: expect more (target_qps)",
     "result_min_queries_met": "fewer queries than min_query_count were asked",
     "early_stopping_met": "too few queries to be 99 % sure that the latency holds: run longer or offer less",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,17 +138,18 @@ class ThreadFleet:
         warm_up = [(1, 3e-4), (8, 24e-4)]
         keys = self.keys()
         return [
-            Seat(name=f"w{i}", public_key=key, warm_up=warm_up, max_batch=8) for i, key in enumerate(keys)
+            Seat(name=name, public_key=key, warm_up=warm_up, max_batch=8) for name, key in keys.items()
         ]
 
-    def keys(self) -> list[str]:
-        return [host.key() for host in self.hosts]
+    def keys(self) -> dict[str, str]:
+        return {host.spec.name: host.key() for host in self.hosts}
 
-    def attach(self, tickets: list[Ticket]) -> None:
-        for host, ticket in zip(self.hosts, tickets, strict=True):
+    def attach(self, tickets: dict[str, Ticket]) -> None:
+        for host in self.hosts:
+            ticket = tickets[host.spec.name]
             threading.Thread(target=host.attach, args=(ticket,), daemon=True).start()
 
-    def detach(self) -> list[str]:
+    def detach(self, lost: Collection[str] = ()) -> list[str]:
         for host in self.hosts:
             host.detach()
         return []

@@ -1,4 +1,4 @@
-"""A `loadgrid run` on the first of the test hosts, watched from outside, and what can be done to its workers."""
+"""A `loadgrid run` on the first of the test hosts, watched from outside, and what can befall its workers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import contextlib
 import ctypes
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from tests import two_hosts as lan
 from tests.processes import HarnessError, alive, command_line, eventually
 
 LOADGRID = str(Path(sys.executable).parent / "loadgrid")
-START_LIMIT_S = 40.0
+SAY_LIMIT_S = 40.0
 END_LIMIT_S = 60.0
 
 MANIFEST = """
@@ -32,47 +32,50 @@ division: {division}
 benchmark: resnet
 scenarios: [{scenarios}]
 runs: [{runs}]
-task: {{name: "null", count: {count}, sample_bytes: 512}}
-backend: {{engine: echo, service_time_us: 4000}}
-workers: {{where: ray, count: {per_node}, placement: per_node, max_batch: 8}}
-dispatch: {{payload: index{dispatch}}}
+task: {{name: "null", count: {count}, sample_bytes: 64}}
+backend: {{engine: echo, service_time_us: {batch_us}}}
+workers: {{where: ray, count: {workers}, placement: {placement}, max_batch: 8}}
+dispatch: {{{dispatch}}}
 loadgen:
   performance_sample_count_override: {count}
-  Server: {{target_qps: {qps}, target_latency: 20000, min_duration: {duration_ms}, min_query_count: 1}}
-  Offline: {{target_qps: 1000, min_duration: {duration_ms}, min_query_count: 1}}
+  min_duration: {duration_ms}
+  min_query_count: 1
+  Server: {{target_qps: {qps}, target_latency: 20000}}
+  Offline: {{target_qps: {qps}}}
 """
-DEFAULTS: dict[str, Any] = {
+USUAL: dict[str, Any] = {
     "division": "open",
     "scenarios": "Server",
     "runs": "performance",
     "count": 600,
-    "per_node": 1,
+    "batch_us": 2000,
+    "workers": 1,
+    "placement": "per_node",
+    "dispatch": "",
     "qps": 300,
     "duration_ms": 2000,
-    "dispatch": "",
 }
 
 
 def manifest(name: str, **wanted: Any) -> str:
-    """A manifest for both hosts, with echo workers that take 4 ms a batch."""
-    return MANIFEST.format(name=name, **{**DEFAULTS, **wanted})
+    """A manifest of echo workers, by default one on each host and a Server test of two seconds."""
+    return MANIFEST.format(name=name, **{**USUAL, **wanted})
 
 
 class WatchedRun:
-    """The program, what it prints (with the time at which it did), its processes on all hosts, its records."""
+    """The program, each line that it prints and when, its processes on every host, its records."""
 
     def __init__(self, hosts: lan.Hosts, folder: Path, *manifests: str):
         self.hosts = hosts
-        self.runs = folder / "runs"
+        self.folder = folder / "runs"
         self.lines: list[tuple[float, str]] = []
-        files = []
-        for number, text in enumerate(manifests):
-            files.append(folder / f"manifest-{number}.yaml")
-            files[-1].write_text(text)
-        head = hosts.hosts[0]
-        argv = [LOADGRID, "run", *map(str, files), "--runs-dir", str(self.runs), "--address", hosts.ray_address]
-        env = {"LOADGRID_CACHE": str(folder / "cache"), "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
-        self.process = hosts.run_in(head, argv, env, stderr=subprocess.STDOUT)
+        files = [folder / f"manifest-{number}.yaml" for number in range(len(manifests))]
+        for file, text in zip(files, manifests, strict=True):
+            file.write_text(text)
+        where = ["--runs-dir", str(self.folder), "--address", hosts.ray_address]
+        env = {"LOADGRID_CACHE": str(folder / "cache"), "COLUMNS": "250"}
+        argv = [LOADGRID, "run", *map(str, files), *where]
+        self.process = hosts.run_in(hosts.hosts[0], argv, env, stderr=subprocess.STDOUT)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -83,39 +86,23 @@ class WatchedRun:
 
     @property
     def said(self) -> str:
+        """Everything printed so far."""
         return "\n".join(line for _, line in list(self.lines))
 
-    def wait_until_said(self, text: str, limit_s: float = START_LIMIT_S) -> float:
-        """When the program printed the text, as time.monotonic(); fails if it has not in time, or ended."""
+    def wait_said(self, *words: str, limit_s: float = SAY_LIMIT_S) -> float:
+        """Wait for a line with all these words; when it was printed, as time.monotonic()."""
 
-        def found() -> float | None:
-            return next((at for at, line in list(self.lines) if text in line), None)
+        def found() -> list[float]:
+            return [at for at, line in list(self.lines) if all(word in line for word in words)]
 
-        eventually(lambda: found() is not None or not self._reader.is_alive(), limit_s, every_s=0.01)
-        at = found()
-        if at is None:
-            raise HarnessError(f"it never said {text!r}, but:\n{self.said}")
-        return at
+        eventually(lambda: bool(found()) or not self._reader.is_alive(), limit_s, every_s=0.01)
+        if not found():
+            raise HarnessError(f"in {limit_s:g} s no line had {' and '.join(words)}:\n{self.said}")
+        return found()[0]
 
-    def wait_until_running(self, test: str) -> float:
-        """Until LoadGen asks the first questions of this test."""
-        at = self.wait_until_said(f"{test} (")
-        for number, (_, line) in enumerate(list(self.lines)):
-            if f"{test} (" in line and line.endswith("running"):
-                return self.lines[number][0]
-        at = self._wait_for_line(test)
-        return at
-
-    def _wait_for_line(self, test: str) -> float:
-        def found() -> float | None:
-            each = list(self.lines)
-            return next((at for at, x in each if f"{test} (" in x and x.endswith("running")), None)
-
-        eventually(lambda: found() is not None or not self._reader.is_alive(), START_LIMIT_S, every_s=0.01)
-        at = found()
-        if at is None:
-            raise HarnessError(f"{test} never ran:\n{self.said}")
-        return at
+    def wait_running(self, test: str) -> float:
+        """Wait until LoadGen asks the first question of a test."""
+        return self.wait_said(f"{test} (", ": running")
 
     def end(self, limit_s: float = END_LIMIT_S) -> int:
         """Wait for the program's end; its exit code."""
@@ -126,3 +113,83 @@ class WatchedRun:
             raise HarnessError(f"the run did not end in {limit_s:g} s:\n{self.said}") from None
         self._reader.join(5.0)
         return code
+
+    # Its processes
+
+    @property
+    def test_processes(self) -> list[int]:
+        """The pid of the test that runs; none between tests."""
+        return [pid for pid in self.hosts.hosts[0].pids if "orchestrator.testrun" in command_line(pid)]
+
+    def workers_on(self, host: lan.Host) -> list[int]:
+        return sorted(pid for pid in host.pids if command_line(pid).startswith("ray::RayWorker"))
+
+    def processes(self) -> dict[int, str]:
+        """What runs of it anywhere: the driver, the test, the workers."""
+        ours = ("orchestrator.", LOADGRID, "ray::RayWorker")
+        pids = [pid for host in self.hosts.hosts for pid in host.pids]
+        return {pid: line for pid in pids if any(x in (line := command_line(pid)) for x in ours) and alive(pid)}
+
+    def listening_ports(self, pid: int) -> list[str]:
+        """ADDRESS:PORT of every socket on which a process of the head's host listens."""
+        table = self.hosts.output_of(self.hosts.hosts[0], ["ss", "-Hltnp"])
+        return [line.split()[3] for line in table.splitlines() if f"pid={pid}," in line]
+
+    # Its evidence
+
+    def record(self, run: str, test: str = "Server-performance") -> Record:
+        return read_record(self.test_folder(run, test) / "record.json")
+
+    def test_folder(self, run: str, test: str) -> Path:
+        (folder,) = self.folder.glob(f"{run}-*")
+        return folder / test
+
+    def answers(self, run: str, test: str) -> Counter[tuple[int, bytes]]:
+        """How often LoadGen's accuracy log has each sample with which bytes."""
+        entries = json.loads((self.test_folder(run, test) / ACCURACY_LOG).read_text())
+        return Counter((entry["qsl_idx"], bytes.fromhex(entry["data"])) for entry in entries)
+
+    def logged(self, run: str, test: str, words: str) -> list[str]:
+        """The lines of LoadGen's detail log with these words."""
+        text = (self.test_folder(run, test) / DETAIL).read_text()
+        return [line for line in text.splitlines() if words in line]
+
+
+def all_once(count: int) -> Counter[tuple[int, bytes]]:
+    """What `answers` is when every sample was answered once, with its own index."""
+    return Counter((index, index.to_bytes(4, "little")) for index in range(count))
+
+
+# A thread that hangs while the process's sockets go on answering
+
+_SEIZE, _INTERRUPT, _DETACH, _WALL = 0x4206, 0x4207, 17, 0x40000000
+
+
+def _ptrace(request: int, tid: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.ptrace.argtypes = [ctypes.c_long] * 4
+    libc.ptrace.restype = ctypes.c_long
+    if libc.ptrace(request, tid, 0, 0) == -1:
+        raise OSError(ctypes.get_errno(), f"ptrace: {os.strerror(ctypes.get_errno())}")
+
+
+@contextlib.contextmanager
+def python_stands_still(pid: int) -> Iterator[Callable[[], None]]:
+    """Hold every thread of a process but ZeroMQ's own, as when Python spins; the value lets them go on."""
+    held: list[int] = []
+
+    def let_go() -> None:
+        while held:
+            with contextlib.suppress(ProcessLookupError):  # the process was killed meanwhile
+                _ptrace(_DETACH, held.pop())
+
+    try:
+        for tid in map(int, os.listdir(f"/proc/{pid}/task")):
+            if not Path(f"/proc/{pid}/task/{tid}/comm").read_text().startswith("ZMQbg"):
+                _ptrace(_SEIZE, tid)
+                held.append(tid)
+                _ptrace(_INTERRUPT, tid)
+                os.waitpid(tid, _WALL)
+        yield let_go
+    finally:
+        let_go()

@@ -8,7 +8,8 @@ import ray
 
 from workers.host import WorkerHost
 
-# watch() blocks for the actor's whole life and tells the driver of its death at once; the others need threads of their own.
+# watch() blocks for the actor's whole life and tells the driver of its death at once; the others need
+# threads of their own.
 CONCURRENCY = 4
 
 
