@@ -136,7 +136,7 @@ def figures(record: Record, offered_qps: float, path: NullPath, duration_s: floa
         "p999_ms": p.get("p99.9"),
         "driver_cpu_us_per_sample": record.driver["cpu_us_per_sample"],
         "driver_cpu_share": record.driver["cpu_share"],
-        "rss_growth_bytes": record.driver["rss_growth_bytes"],
+        "max_rss_bytes": record.driver["max_rss_bytes"],
         "issue_late_p99_ms": (record.driver["issue_lateness"] or {}).get("p99_ms"),
         "stages_ms": _stages(record),
         "gigabytes_per_s": round(qps * moved / 1e9, 4),
@@ -192,6 +192,7 @@ def in_process(spec: TestSpec, test_folder: Path, response_bytes: int, duration_
         "p99_ms": p.get("p99"),
         "p999_ms": p.get("p99.9"),
         "driver_cpu_us_per_sample": round(told["cpu_us_per_sample"], 4),
+        "max_rss_bytes": told["max_rss_bytes"],
     }
 
 

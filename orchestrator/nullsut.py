@@ -105,7 +105,12 @@ def main() -> None:
     used = resource.getrusage(resource.RUSAGE_SELF)
     cpu_s = used.ru_utime + used.ru_stime - usage["cpu_s"]
     sut.stop()
-    print(json.dumps({"completed": sut.completed, "cpu_us_per_sample": cpu_s / max(sut.completed, 1) * 1e6}))
+    told = {
+        "completed": sut.completed,
+        "cpu_us_per_sample": cpu_s / max(sut.completed, 1) * 1e6,
+        "max_rss_bytes": used.ru_maxrss * 1024,
+    }
+    print(json.dumps(told))
     sys.stdout.flush()
     os._exit(0)
 
