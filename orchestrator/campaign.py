@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,9 +15,11 @@ from orchestrator.manifest import Manifest, error_at
 from orchestrator.order import LocalWorker, Seat, TestOrder
 from orchestrator.paths import MANIFEST, RECORD, USER_CONF, RunPaths, cache_dir, write_atomically
 from orchestrator.plan import TestSpec, plan
+from orchestrator.preflight import task_field
 from orchestrator.provenance import commit_of
 from orchestrator.record import Record
 from orchestrator.rules import Round, load_round
+from orchestrator.stop import Stop
 from orchestrator.supervise import Hooks, Outcome, run_test
 from orchestrator.timings import Board
 from workers.host import WorkerSpec
@@ -74,7 +76,7 @@ class Session:
     manifest: Manifest
     address: str
     watcher: Watcher
-    stop: Callable[[], str | None] = lambda: None
+    stop: Stop = field(default_factory=Stop)
 
     def __enter__(self) -> Session:
         self.round: Round = load_round(self.manifest.round)
@@ -101,7 +103,9 @@ class Session:
         self.watcher.preparing(f"data set {task.name}")
         try:
             library = open_task(task.name, self.manifest.task_options()).prepare(cache_dir())
-        except (TaskError, LibraryError) as error:
+        except TaskError as error:
+            raise error_at(self.manifest, task_field(error), str(error)) from None
+        except LibraryError as error:
             raise error_at(self.manifest, "task", str(error)) from None
         if not library.count:
             raise error_at(self.manifest, "task", f"the data set of {task.name} is empty")
@@ -114,7 +118,8 @@ class Session:
         self.watcher.preparing("workers")
         place = cluster.Placement(w.count, w.placement, w.num_cpus, w.num_gpus)
         self.fleet = cluster.RayFleet(place, self._worker_spec())
-        self.fleet.load(self.watcher.worker_ready, self.stop)
+        with self.stop.patience():
+            self.fleet.load(self.watcher.worker_ready, self.stop)
         for text in self.fleet.differences():
             self.watcher.warned(text)
 
@@ -216,28 +221,31 @@ class Session:
         ]
 
 
-def run_campaign(
-    manifest: Manifest, runs_dir: Path, address: str, watcher: Watcher, stop: Callable[[], str | None]
-) -> int:
+def run_campaign(manifest: Manifest, runs_dir: Path, address: str, watcher: Watcher, stop: Stop) -> int:
     """Run every test of a manifest; returns the exit code. SetUpError and ClusterError if it cannot begin."""
     specs = plan(manifest, load_round(manifest.round))
     records: list[Record] = []
-    worst = EXIT_VALID
     with Session(manifest, address, watcher, stop) as session:
         run = RunPaths.new(runs_dir, manifest.name)
         write_atomically(run.root / MANIFEST, manifest.raw)
         watcher.planned(manifest, specs, run.root)
-        for number, spec in enumerate(specs):
-            if stop():
-                break
-            try:
-                records.append(session.run(spec, run))
-            except SetUpError as error:
-                watcher.warned(f"{error}; not run: {', '.join(left.name for left in specs[number:])}")
-                worst = EXIT_SETUP
-                break
+        with stop.patience():
+            worst = _run_tests(session, specs, run, records)
     watcher.ended(records, run.root)
     return max(exit_code(records, bool(stop())), worst)
+
+
+def _run_tests(session: Session, specs: Sequence[TestSpec], run: RunPaths, records: list[Record]) -> int:
+    """Run test after test until all are done, somebody wants to stop, or no worker is left."""
+    for number, spec in enumerate(specs):
+        if session.stop():
+            break
+        try:
+            records.append(session.run(spec, run))
+        except SetUpError as error:
+            session.watcher.warned(f"{error}; not run: {', '.join(left.name for left in specs[number:])}")
+            return EXIT_SETUP
+    return EXIT_VALID
 
 
 def exit_code(records: Sequence[Record], interrupted: bool) -> int:

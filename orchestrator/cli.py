@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import signal
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from orchestrator import __version__, bench, cluster, doctor
 from orchestrator.campaign import (
-    EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_SETUP,
     EXIT_USAGE,
@@ -20,10 +19,12 @@ from orchestrator.campaign import (
     run_campaign,
 )
 from orchestrator.console import Console, print_plan
-from orchestrator.manifest import ManifestError, load_manifest, manifest_schema
+from orchestrator.manifest import Manifest, ManifestError, load_manifest, manifest_schema
 from orchestrator.paths import write_json
-from orchestrator.plan import PlanError, plan
-from orchestrator.rules import RulesError, load_round
+from orchestrator.plan import PlanError
+from orchestrator.preflight import check_files, check_names, why_not_writable
+from orchestrator.rules import RulesError
+from orchestrator.stop import Interrupted, Stop
 
 app = typer.Typer(
     add_completion=False,
@@ -40,38 +41,36 @@ Address = Annotated[
 ]
 
 
-class Stop:
-    """SIGINT and SIGTERM end a run cleanly: the first asks, the second is Python's own."""
-
-    def __init__(self) -> None:
-        self.reason: str | None = None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._asked)
-
-    def _asked(self, number: int, _frame: Any) -> None:
-        self.reason = f"{signal.Signals(number).name} received"
-        signal.signal(number, signal.default_int_handler)
-
-    def __call__(self) -> str | None:
-        """The reason to stop, None to go on."""
-        return self.reason
-
-
 @app.command()
 def run(manifests: Manifests, runs_dir: RunsDir = Path("runs"), address: Address = "local") -> None:
     """Run every test of one or more manifests and write their records."""
-    console = Console()
-    stop = Stop()
     loaded = [load_manifest(path) for path in manifests]
     for manifest in loaded:
-        plan(manifest, load_round(manifest.round))
+        check_names(manifest)
+        check_files(manifest, address)
+    if reason := why_not_writable(runs_dir):
+        raise typer.BadParameter(f"no run can be written to {runs_dir}: {reason}", param_hint="--runs-dir")
+    stop = Stop().listen()
     codes = []
     for manifest in loaded:
-        codes.append(run_campaign(manifest, runs_dir, address, console, stop))
+        codes.append(_run_one(manifest, runs_dir, address, stop))
         if stop():
             raise typer.Exit(EXIT_INTERRUPTED)
-    # Of several runs the worst decides: a failed test, then an invalid one.
+    # Of several runs the worst decides, by the order of the codes.
     raise typer.Exit(max(codes))
+
+
+def _run_one(manifest: Manifest, runs_dir: Path, address: str, stop: Stop) -> int:
+    """Run one manifest; what keeps it from beginning is told and does not keep the next from running."""
+    console = Console()
+
+    def campaign() -> int:
+        try:
+            return run_campaign(manifest, runs_dir, address, console, stop)
+        finally:
+            console.close()
+
+    return _guarded(campaign)
 
 
 @app.command("plan")
@@ -79,7 +78,7 @@ def plan_command(manifests: Manifests) -> None:
     """Show what would run, with which settings, and every rule that is broken."""
     for path in manifests:
         manifest = load_manifest(path)
-        print_plan(manifest, plan(manifest, load_round(manifest.round)))
+        print_plan(manifest, check_names(manifest))
 
 
 @app.command("doctor")
@@ -98,7 +97,7 @@ def schema_command(
 ) -> None:
     """Write the manifest's JSON schema, for editors."""
     if out is None:
-        typer.echo(__import__("json").dumps(manifest_schema(), indent=2))
+        typer.echo(json.dumps(manifest_schema(), indent=2))
     else:
         write_json(out, manifest_schema())
 
@@ -113,21 +112,23 @@ def options(version: Annotated[bool, typer.Option("--version", help="Show the ve
 
 def main() -> NoReturn:
     """Run the command; turn errors into one message and an exit code."""
+    Stop().listen()
     sys.exit(_guarded(lambda: app(standalone_mode=True)))
 
 
-def _guarded(call: Callable[[], Any]) -> int:
+def _guarded(call: Callable[[], int]) -> int:
+    """What `call` returns, or the exit code of its error, which is told."""
     try:
-        call()
+        return call()
     except (ManifestError, PlanError, RulesError) as error:
         return _complain(str(error), EXIT_USAGE)
     except (SetUpError, cluster.ClusterError) as error:
         return _complain(str(error), EXIT_SETUP)
-    except (KeyboardInterrupt, cluster.Interrupted):
-        return _complain("interrupted", EXIT_INTERRUPTED)
+    except (KeyboardInterrupt, Interrupted) as error:
+        return _complain(f"interrupted: {error}" if str(error) else "interrupted", EXIT_INTERRUPTED)
     except OSError as error:
-        return _complain(f"{error.filename or ''}: {error.strerror or error}", EXIT_SETUP)
-    return EXIT_FAILED  # typer leaves by SystemExit
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{where}{error.strerror or error}", EXIT_SETUP)
 
 
 def _complain(text: str, code: int) -> int:

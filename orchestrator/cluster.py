@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +18,9 @@ import ray.exceptions
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from orchestrator.machine import why_no_connection
+from orchestrator.machine import own_address, why_no_connection
+from orchestrator.reach import why_no_ray
+from orchestrator.stop import Interrupted
 from workers.actor import WorkerActor
 from workers.host import Ticket, WorkerSpec
 
@@ -28,6 +31,7 @@ DETACH_TIMEOUT_S = 80.0  # above the worker's own host.STOP_TIMEOUT_S
 LOST_TIMEOUT_S = 5.0
 STOP_EVERY_S = 0.2
 CONNECT_TIMEOUT_S = 3.0
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # What must be equal in all workers; else they do not compute the same thing.
 SAME = ("model_hash", "library")
 # What should be equal; else a straggler has an explanation.
@@ -36,10 +40,6 @@ ALIKE = ("device", "precision", "python", "versions", "max_batch")
 
 class ClusterError(Exception):
     """The cluster cannot run what the manifest asks; the text says what is missing and the mend."""
-
-
-class Interrupted(Exception):
-    """The run was told to stop while its workers were loading."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Placement:
 def connect(address: str, num_cpus: int | None = None) -> None:
     """Join the Ray cluster at `address`; "local" starts one on this machine, which ends with this process."""
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": True}
+    before = signal.getsignal(signal.SIGTERM)
     try:
         if address == "local":
             _Reaper.arm()
@@ -72,14 +73,23 @@ def connect(address: str, num_cpus: int | None = None) -> None:
         raise
     except Exception as error:
         raise ClusterError(f"no Ray cluster at {address!r}: {_first_line(error)}") from None
+    except SystemExit:  # Ray's own answer to SIGTERM
+        raise Interrupted("SIGTERM received") from None
+    finally:
+        # Ray takes the signal for itself: a run would end in the middle, without a record.
+        signal.signal(signal.SIGTERM, before)
 
 
 def _refuse_closed(address: str) -> None:
-    """Ray itself goes on trying for minutes where nobody listens."""
+    """Ray itself goes on trying for minutes where nobody listens, or somebody who is no Ray."""
     host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit():
-        return
-    if reason := why_no_connection(host.strip("[]"), int(port), CONNECT_TIMEOUT_S):
+    host = host.strip("[]")
+    reason = None
+    if colon and port.isdigit():
+        # Ray takes the loopback for the node's own address.
+        host = own_address() if host in LOOPBACK else host
+        reason = why_no_connection(host, int(port), CONNECT_TIMEOUT_S)
+    if reason := reason or why_no_ray(address):
         raise ClusterError(f"no Ray cluster at {address!r}: {reason}; start one with `ray start --head`")
 
 

@@ -41,6 +41,8 @@ from orchestrator.dispatch import Completion, Ids
 
 # CPython's object header; pybind11 keeps the pointer to a simple instance's C++ value right behind it.
 INSTANCE_POINTER_AT = 16
+# A batch is reported in one call; larger lumps (a test process that was stalled) in several.
+POOL_SIZE = 8192
 # Answers up to this size are copied (12 ns) rather than pointed to (two scatters more).
 STEADY_BYTES = 64
 FIELD_WORDS = {"id": 0, "data": 1, "size": 2}
@@ -113,22 +115,28 @@ class ResponsePool:
     97 to 155 ns a sample instead of 560. Otherwise the attributes are set one by one.
     """
 
-    def __init__(self, module: ModuleType, size: int = 4096) -> None:
+    def __init__(self, module: ModuleType, size: int = POOL_SIZE) -> None:
         self._module = module
-        self._pool: list[Any] = []
+        self._pool: list[Any] = [module.QuerySampleResponse(0, 0, 0) for _ in range(size)]
         self._memory: np.ndarray | None = None
         self._at = np.empty(0, np.int64)
         self.scattered = True
         self._steady = np.empty(0, np.uint8)
         self._steady_size = 0  # of the answers that the objects point to; 0: they point elsewhere
-        self._grow(size)
+        self._find_memory()
 
     def complete(self, completion: Completion) -> None:
         """Report a lump to LoadGen, which stamps its time on entry and copies what it wants to log."""
-        n = len(completion.ids)
-        if n > len(self._pool):
-            self._grow(max(n, 2 * len(self._pool)))
-        size = completion.sizes
+        n, most = len(completion.ids), len(self._pool)
+        if n <= most:
+            self._report(completion)
+            return
+        # Making more objects here would stall the loop for longer than the backlog that asked for them.
+        for first in range(0, n, most):
+            self._report(_part(completion, first, first + most))
+
+    def _report(self, completion: Completion) -> None:
+        n, size = len(completion.ids), completion.sizes
         if completion.offsets is None and size.__class__ is int and 0 < size <= STEADY_BYTES:
             self._set_steady(completion.ids, completion.blob, size)
         else:
@@ -177,13 +185,8 @@ class ResponsePool:
         for response, one_id, place, length in zip(self._pool, ids.tolist(), places, lengths, strict=False):
             response.id, response.data, response.size = one_id, place, length
 
-    def _grow(self, size: int) -> None:
-        new = [self._module.QuerySampleResponse(0, 0, 0) for _ in range(size - len(self._pool))]
-        self._pool += new
-        self._memory = None
-        self._steady_size = 0
-        if not self.scattered:
-            return
+    def _find_memory(self) -> None:
+        """Where the objects' values lie, if they lie as expected."""
         addresses = np.array(
             [ctypes.c_uint64.from_address(id(r) + INSTANCE_POINTER_AT).value for r in self._pool], np.uint64
         )
@@ -207,6 +210,22 @@ class ResponsePool:
             if not np.array_equal(seen, marks * np.uint64(7) + np.uint64(word)):
                 self.scattered, self._memory = False, None
                 return
+
+
+def _part(completion: Completion, first: int, last: int) -> Completion:
+    """Samples `first` to `last` of a lump."""
+    ids, blob, offsets, sizes = (
+        completion.ids[first:last],
+        completion.blob,
+        completion.offsets,
+        completion.sizes,
+    )
+    if offsets is None:
+        assert isinstance(sizes, int)
+        return Completion(ids, blob[first * sizes : last * sizes], None, sizes)
+    if not isinstance(sizes, int):
+        sizes = sizes[first:last]
+    return Completion(ids, blob, offsets[first:last], sizes)
 
 
 def _looks_like_values(addresses: np.ndarray, pool: list[Any]) -> bool:

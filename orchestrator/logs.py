@@ -34,9 +34,13 @@ class DetailLog:
     def number(self, key: str) -> float | None:
         """A numeric value, None if it is not there."""
         value = self.values.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             return None
-        return float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # an integer of hundreds of digits
+            return None
+        return number if math.isfinite(number) else None
 
     def percentiles_ms(self) -> dict[str, float]:
         """The latency percentiles that LoadGen computed, in ms."""
@@ -62,8 +66,8 @@ def _read_line(line: str, log: DetailLog) -> None:
         return
     try:
         entry = json.loads(line[len(PREFIX) :])
-        key, value, metadata = entry["key"], entry["value"], entry.get("metadata", {})
-    except (ValueError, KeyError):
+        key, value, metadata = str(entry["key"]), entry["value"], dict(entry.get("metadata") or {})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return
     if metadata.get("is_error"):
         log.errors.append(f"{key}: {value}")

@@ -24,7 +24,9 @@ def commit_of(root: Path = ROOT) -> dict[str, Any]:
 
 def _git(root: Path, *arguments: str) -> str | None:
     # Without it, a folder inside somebody else's repository would report that repository's commit.
-    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(root.parent)}
+    # Git's own variables, which a hook sets, would name another repository still.
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    environment = {**kept, "GIT_CEILING_DIRECTORIES": str(root.parent)}
     try:
         done = subprocess.run(
             ["git", "-C", str(root), *arguments], capture_output=True, text=True, env=environment, timeout=20

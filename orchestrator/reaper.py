@@ -50,20 +50,31 @@ def _stat(pid: int) -> tuple[int, int] | None:
     return None if fields[0] == "Z" else (int(fields[1]), int(fields[19]))
 
 
-def descendants(root: int) -> dict[int, int]:
-    """Descendants of `root`: pid -> start time, which together name a process for good."""
+def descendants(*roots: int) -> dict[int, int]:
+    """Descendants of `roots`: pid -> start time, which together name a process for good."""
     stats = {int(p): s for p in os.listdir("/proc") if p.isdigit() and (s := _stat(int(p)))}
     found: dict[int, int] = {}
-    frontier = {root}
+    frontier = set(roots)
     while frontier:
         frontier = {p for p, (parent, _) in stats.items() if parent in frontier and p not in found}
         found |= {p: stats[p][1] for p in frontier}
     return found
 
 
+def _lives(pid: int, born: int) -> bool:
+    """Whether the process still is who it was."""
+    stat = _stat(pid)
+    return stat is not None and stat[1] == born
+
+
+def _below(known: dict[int, int]) -> dict[int, int]:
+    """Descendants of those of `known` that still live."""
+    return descendants(*(pid for pid, born in known.items() if _lives(pid, born)))
+
+
 def _end(known: dict[int, int], number: signal.Signals) -> bool:
     """Signal those of `known` that still are who they were; whether there were any."""
-    left = [p for p, born in known.items() if (s := _stat(p)) and s[1] == born]
+    left = [pid for pid, born in known.items() if _lives(pid, born)]
     for pid in left:
         try:
             os.kill(pid, number)
@@ -82,10 +93,13 @@ def main() -> None:
         ready, _, _ = select.select([pipe], (), (), LOOK_EVERY_S)
         if ready:
             break
-    known = {pid: born for pid, born in known.items() if pid != os.getpid()}
+    # What has begun since the last look hangs below what is known, as long as that lives.
+    known |= _below(known)
+    known.pop(os.getpid(), None)
     until = time.monotonic() + GRACE_S
-    while time.monotonic() < until and any((s := _stat(p)) and s[1] == b for p, b in known.items()):
+    while time.monotonic() < until and any(_lives(pid, born) for pid, born in known.items()):
         time.sleep(0.1)
+        known |= _below(known)
     if _end(known, signal.SIGTERM):
         time.sleep(0.5)
         _end(known, signal.SIGKILL)

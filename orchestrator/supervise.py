@@ -175,11 +175,13 @@ class _Supervisor:
             return True
         until, ended = time.monotonic() + LEAVE_S, False
         # It is not reaped before the kill: until then no other process can have its number.
-        while not ended and time.monotonic() < until:
-            ended = os.waitid(os.P_PID, self.child.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
-            time.sleep(0 if ended else LOOK_EVERY_S)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.child.pid, signal.SIGKILL)
+        try:
+            while not ended and time.monotonic() < until:
+                ended = os.waitid(os.P_PID, self.child.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+                time.sleep(0 if ended else LOOK_EVERY_S)
+        finally:  # also when a second signal ends the wait
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.child.pid, signal.SIGKILL)
         self.child.wait()
         return ended
 
@@ -190,13 +192,7 @@ class _Supervisor:
         # The counters stay mapped; a campaign of many tests must not run out of descriptors.
         os.close(self.outcome.board.fd)
         self.outcome.board.fd = -1
-        if self.fleet is not None:
-            # A run that was told to stop goes on with nobody, so it waits for nobody's batch.
-            stopped = self.outcome.status == "interrupted"
-            lost = (
-                [s.name for s in self.order.workers]
-                if stopped
-                else [x["worker"] for x in self.outcome.losses]
-            )
-            for name in self.fleet.detach(lost):
+        # A run that was told to stop goes on with nobody, so it waits for nobody's batch.
+        if self.fleet is not None and self.outcome.status != "interrupted":
+            for name in self.fleet.detach([loss["worker"] for loss in self.outcome.losses]):
                 self.hooks.on_event({"event": "stuck", "worker": name})

@@ -140,9 +140,8 @@ def losses(record: Record) -> list[str]:
     """Every loss by name, one sentence each."""
     told = []
     for loss in record.losses:
-        when = (
-            f"{duration(loss.at_s)} after the start" if loss.at_s is not None else "before the clock started"
-        )
+        started = loss.at_s is not None and loss.at_s >= 0
+        when = f"{duration(loss.at_s or 0.0)} after the start" if started else "before the clock started"
         told.append(f"{loss.worker} {when}: {loss_story(loss.reason, loss.moved, record.on_loss)}")
     return told
 

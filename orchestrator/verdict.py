@@ -58,7 +58,8 @@ def unofficial_because(
     """
     because = [f"{f.rule}: {f.why} ({f.source})" for f in findings if f.scope == "test"]
     if outcome.status != "finished":
-        because.append(f"the test {outcome.status}: {outcome.reason}")
+        how = "failed" if outcome.status == "failed" else "was interrupted"
+        because.append(f"the test {how}: {outcome.reason}")
     because += [f"loss: worker {x['worker']} was lost ({x['reason']})" for x in outcome.losses]
     because += [f"LoadGen logged an error: {error}" for error in result.errors]
     if spec.test == "performance" and result.valid is not True and outcome.status == "finished":

@@ -286,19 +286,22 @@ def completions(rng: np.random.Generator) -> list[Completion]:
 def reported(scattered: bool, lumps: list[Completion]) -> list[list[tuple[int, bytes]]]:
     """What LoadGen would read: each response's id and bytes."""
     real = import_loadgen(None)
-    seen: list[list[tuple[int, bytes]]] = []
+    seen: list[tuple[int, bytes]] = []
     module: Any = SimpleNamespace(
         QuerySampleResponse=real.QuerySampleResponse,
-        QuerySamplesComplete=lambda rs: seen.append([(r.id, ctypes.string_at(r.data, r.size)) for r in rs]),
+        QuerySamplesComplete=lambda rs: seen.extend((r.id, ctypes.string_at(r.data, r.size)) for r in rs),
     )
     pool = ResponsePool(module, 32)
     assert pool.scattered
     if not scattered:
         pool.scattered, pool._memory = False, None
+    found = []
     for lump in lumps:
         pool.complete(lump)
+        found.append(list(seen))
+        seen.clear()
     assert pool.scattered is scattered
-    return seen
+    return found
 
 
 def test_the_pool_reports_by_memory_what_it_reports_by_attributes(rng: np.random.Generator) -> None:

@@ -1,0 +1,54 @@
+"""SIGINT and SIGTERM interrupt at once; while tests run the first one asks, so that a record is written."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+# Shells, `make` and `timeout` pass one Ctrl-C on twice: what comes this soon is no second wish.
+SAME_WISH_S = 1.0
+
+
+class Interrupted(BaseException):
+    """The program was told to stop; the text says by what. No Exception: nobody may take it for a fault."""
+
+
+class Stop:
+    """Whether to stop, and why; hears signals once listen() was called."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._since_s = 0.0
+        self._patient = False
+
+    def __call__(self) -> str | None:
+        """The reason to stop, None to go on."""
+        return self.reason
+
+    def listen(self) -> Stop:
+        """Hear SIGINT and SIGTERM from now on."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._heard)
+        return self
+
+    @contextlib.contextmanager
+    def patience(self) -> Iterator[None]:
+        """Within, the first signal only sets the reason: whoever runs there asks for it."""
+        before, self._patient = self._patient, True
+        try:
+            yield
+        finally:
+            self._patient = before
+
+    def _heard(self, number: int, _frame: Any) -> None:
+        now_s = time.monotonic()
+        if self.reason is None:
+            self.reason, self._since_s = f"{signal.Signals(number).name} received", now_s
+            if self._patient:
+                return
+        elif now_s - self._since_s < SAME_WISH_S:
+            return
+        raise Interrupted(self.reason)
