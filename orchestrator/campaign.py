@@ -120,8 +120,17 @@ class Session:
         self.fleet = cluster.RayFleet(place, self._worker_spec())
         with self.stop.patience():
             self.fleet.load(self.watcher.worker_ready, self.stop)
+        self._refuse_other_data(self.fleet.facts)
         for text in self.fleet.differences():
             self.watcher.warned(text)
+
+    def _refuse_other_data(self, facts: Sequence[dict[str, Any]]) -> None:
+        """The answers are scored by this host's labels, so the workers' samples must be this host's."""
+        other = [f["name"] for f in facts if f["library"] not in (None, self.library.digest)]
+        if other:
+            raise SetUpError(
+                f"the data set of {', '.join(other)} is not the one on this host: bring the same files to all hosts"
+            )
 
     def _worker_spec(self) -> WorkerSpec:
         m = self.manifest

@@ -65,7 +65,7 @@ class Evidence:
         accuracy = self._score(spec, outcome, folder)
         hashes, loadgen = self._hashes(spec), self._loadgen(detail, outcome)
         findings = [*spec.broken_rules, *self._run_time_findings(spec, crew, loadgen)]
-        missing = missing_evidence(crew.facts, self.manifest.backend.engine, hashes, self.commit)
+        missing = missing_evidence(crew.facts, self.manifest.backend.engine, hashes, self.commit, loadgen)
         because = unofficial_because(spec, outcome, result, accuracy, findings, missing)
         return Record(
             test=spec.name,

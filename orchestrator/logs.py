@@ -73,6 +73,6 @@ def _read_line(line: str, log: DetailLog) -> None:
         log.errors.append(f"{key}: {value}")
     if metadata.get("is_warning"):
         log.warnings.append(f"{key}: {value}")
-    if key == "result_invalid_reason":
+    if key == "result_invalid_reason" and value:
         log.reasons.append(str(value))
     log.values.setdefault(key, value)

@@ -20,11 +20,13 @@ from pathlib import Path
 LOOK_EVERY_S = 0.5
 # Ray's processes end by themselves first, in order, if they can.
 GRACE_S = 2.0
+MARK = "LOADGRID_DRIVER"
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def start() -> int:
     """Start a reaper for this process; returns the descriptor whose closing (or our death) sets it off."""
+    os.environ[MARK] = str(os.getpid())  # for all that starts from now on
     ours, theirs = os.pipe()
     os.set_inheritable(ours, False)
     subprocess.Popen(
@@ -72,6 +74,20 @@ def _below(known: dict[int, int]) -> dict[int, int]:
     return descendants(*(pid for pid, born in known.items() if _lives(pid, born)))
 
 
+def _marked(driver: int) -> dict[int, int]:
+    """Processes with the driver's mark: those whose parent is gone too."""
+    entry = f"{MARK}={driver}".encode()
+    found: dict[int, int] = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            marked = entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if marked and (stat := _stat(int(pid))):
+            found[int(pid)] = stat[1]
+    return found
+
+
 def _end(known: dict[int, int], number: signal.Signals) -> bool:
     """Signal those of `known` that still are who they were; whether there were any."""
     left = [pid for pid, born in known.items() if _lives(pid, born)]
@@ -93,8 +109,7 @@ def main() -> None:
         ready, _, _ = select.select([pipe], (), (), LOOK_EVERY_S)
         if ready:
             break
-    # What has begun since the last look hangs below what is known, as long as that lives.
-    known |= _below(known)
+    known |= _marked(driver) | _below(known)
     known.pop(os.getpid(), None)
     until = time.monotonic() + GRACE_S
     while time.monotonic() < until and any(_lives(pid, born) for pid, born in known.items()):

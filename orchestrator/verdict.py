@@ -79,21 +79,26 @@ def missing_evidence(
     engine: str,
     hashes: dict[str, str | None],
     commit: dict[str, Any],
+    loadgen: dict[str, Any],
 ) -> list[str]:
     """What an official result must show and this one cannot."""
     missing = []
+    if not loadgen["version"] or not loadgen["sha256"]:
+        missing.append("loadgen: its version and the hash of its file are not known")
     # The plan has said it already of the echo backend and of seeded weights.
     seeded = any(fact.get("weights") == "seeded" for fact in facts)
     if engine == "echo" or seeded:
         pass
     elif hashes["weights_expected"] is None:
         missing.append("checkpoint: backend.weights_sha256 is not given, so the weights are not verified")
-    elif any(fact.get("weights_sha256") != hashes["weights_expected"] for fact in facts):
-        missing.append("checkpoint: the weights do not have the hash backend.weights_sha256")
+    elif not facts or any(fact.get("weights_sha256") != hashes["weights_expected"] for fact in facts):
+        missing.append("checkpoint: not every worker showed weights with the hash backend.weights_sha256")
     if hashes["library_expected"] is None:
         missing.append("data set: task.sha256 is not given, so the data set is not verified")
     elif hashes["library"] != hashes["library_expected"]:
         missing.append("data set: the prepared data set does not have the hash task.sha256")
+    if any(fact.get("library") not in (None, hashes["library"]) for fact in facts):
+        missing.append("data set: a worker's data set is not the one on this host")
     if commit.get("commit") is None:
         missing.append("code: LoadGrid does not run from a git checkout, so its commit is not known")
     elif commit.get("dirty"):

@@ -137,9 +137,7 @@ class ThreadFleet:
     def seats(self) -> list[Seat]:
         warm_up = [(1, 3e-4), (8, 24e-4)]
         keys = self.keys()
-        return [
-            Seat(name=name, public_key=key, warm_up=warm_up, max_batch=8) for name, key in keys.items()
-        ]
+        return [Seat(name=name, public_key=key, warm_up=warm_up, max_batch=8) for name, key in keys.items()]
 
     def keys(self) -> dict[str, str]:
         return {host.spec.name: host.key() for host in self.hosts}

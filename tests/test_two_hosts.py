@@ -1,13 +1,11 @@
-"""Runs over two real hosts: who answers, where the data plane listens, what the record says, who stays out."""
+"""Runs over two real hosts: who answers, where the data plane listens, what is recorded, who stays out."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +13,7 @@ from orchestrator.record import Record
 from tests import two_hosts as lan
 from tests.watched_run import WatchedRun, all_once, manifest
 
-TIME_BUDGET_S = 60
+TIME_BUDGET_S = 45
 
 # Tries to get into a test: without a key, with keys of its own, with bytes that are no handshake. Says what
 # became of its connections, and how many messages came back.
@@ -88,12 +86,10 @@ class Across:
 
 
 @pytest.fixture(scope="module")
-def across(
-    two_hosts_of_the_session: lan.Hosts, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Across]:
+def across(two_hosts_of_the_session: lan.Hosts, tmp_path_factory: pytest.TempPathFactory) -> Across:
     hosts = two_hosts_of_the_session
     hosts.form_cluster()
-    here, there = hosts.hosts
+    there = hosts.hosts[1]
     run = WatchedRun(
         hosts,
         tmp_path_factory.mktemp("across"),
@@ -111,7 +107,7 @@ def across(
     listener = hosts.run_in(there, [sys.executable, "-c", LISTENER], stdin=subprocess.PIPE)
     code = run.end()
     frames, _ = listener.communicate("enough", timeout=20)
-    yield Across(
+    return Across(
         hosts,
         run,
         [port.rpartition(":")[0] for port in ports],
@@ -126,7 +122,8 @@ def test_workers_of_both_hosts_answer_one_test(across: Across) -> None:
     for name in ("index", "approved", "value", "network"):
         record = across.record(name)
         assert record.result.valid is True, record.result
-        assert sorted(w.node for w in record.workers) == addresses
+        nodes = [w.node for w in record.workers]  # in the order of their names
+        assert (sorted(nodes) if name == "value" else nodes) == addresses
         assert all(w.samples > 0 for w in record.workers), [w.samples for w in record.workers]
         assert sum(w.samples for w in record.workers) == record.driver["completed"]
         assert record.losses == [] and record.late_answers == 0
@@ -169,7 +166,8 @@ def test_the_network_division_names_its_nodes_and_sends_one_sample_a_frame(acros
     assert "Network SUT" in log and "worker-0@" in log and "worker-1@" in log
     assert reasons(record, "payload") == []
     there = next(w for w in record.workers if w.node == across.hosts.hosts[1].address)
-    assert across.frames == {"1": there.samples}
+    # All but those whose head two packets share, if there are any.
+    assert across.frames.keys() == {"1"} and 0.9 * there.samples < across.frames["1"] <= there.samples
 
 
 def test_who_has_no_key_of_the_test_never_gets_in(across: Across) -> None:

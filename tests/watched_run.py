@@ -128,7 +128,8 @@ class WatchedRun:
         """What runs of it anywhere: the driver, the test, the workers."""
         ours = ("orchestrator.", LOADGRID, "ray::RayWorker")
         pids = [pid for host in self.hosts.hosts for pid in host.pids]
-        return {pid: line for pid in pids if any(x in (line := command_line(pid)) for x in ours) and alive(pid)}
+        lines = {pid: command_line(pid) for pid in pids if alive(pid)}
+        return {pid: line for pid, line in lines.items() if any(words in line for words in ours)}
 
     def listening_ports(self, pid: int) -> list[str]:
         """ADDRESS:PORT of every socket on which a process of the head's host listens."""

@@ -20,16 +20,21 @@ class ModelError(Exception):
     """A model or its weights cannot be used; the text names the model or file, and the mend."""
 
 
+def check_name(name: str | None) -> None:
+    """ModelError with the nearest name if there is no model `name`; None is a backend without one."""
+    if name is not None and name not in _MODELS:
+        close = difflib.get_close_matches(name, _MODELS, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ModelError(f"there is no model {name!r}{hint}; models: {', '.join(sorted(_MODELS))}")
+
+
 def open_model(name: str, options: Mapping[str, Any], channels_last: bool = False) -> nn.Module:
-    """Build `name` with its own initial values; ModelError gives the nearest name when there is none.
+    """Build `name` with its own initial values; ModelError for an unknown name or option.
 
     The module maps one input batch (n, ...) to one output tensor (n, ...). `options`
     are the manifest's `backend.options`; a model names those that it takes in OPTIONS, with their defaults.
     """
-    if name not in _MODELS:
-        close = difflib.get_close_matches(name, _MODELS, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ModelError(f"there is no model {name!r}{hint}; models: {', '.join(sorted(_MODELS))}")
+    check_name(name)
     module = importlib.import_module(_MODELS[name])
     for key in options:
         if key not in module.OPTIONS:

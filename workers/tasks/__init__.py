@@ -28,7 +28,14 @@ _DISTRIBUTIONS = {"PIL": "pillow"}
 
 
 class TaskError(Exception):
-    """A task's options or its data set are not usable; the text names the file or option, and the mend."""
+    """A task's options or its data set are not usable; the text names the file or option, and the mend.
+
+    `option` is the manifest's field below `task` that it is about, if it is one.
+    """
+
+    def __init__(self, text: str, option: str = "") -> None:
+        super().__init__(text)
+        self.option = option
 
 
 class Task(Protocol):
@@ -53,7 +60,7 @@ def open_task(name: str, options: dict[str, Any]) -> Task:
     """The task `name` with its options checked; TaskError gives the nearest name when there is none."""
     if name not in _TASKS:
         raise TaskError(
-            f"there is no task {name!r}{nearest(name, _TASKS)}; tasks: {', '.join(sorted(_TASKS))}"
+            f"there is no task {name!r}{nearest(name, _TASKS)}; tasks: {', '.join(sorted(_TASKS))}", "name"
         )
     module, kind = _TASKS[name]
     try:
@@ -80,17 +87,18 @@ def check_options(task: str, options: dict[str, Any], defaults: dict[str, Any]) 
     for key in options:
         if key not in defaults:
             known = ", ".join(defaults)
-            raise TaskError(f"task {task!r} has no option {key!r}{nearest(key, defaults)}; options: {known}")
+            close = nearest(key, defaults)
+            raise TaskError(f"task {task!r} has no option {key!r}{close}; options: {known}", key)
     checked = {}
     for key, default in defaults.items():
         kind = default if isinstance(default, type) else type(default)
         value = options.get(key)
         if value is None:
             if default is kind:
-                raise TaskError(f"task {task!r} needs the option {key!r} ({kind.__name__})")
+                raise TaskError(f"task {task!r} needs the option {key!r} ({kind.__name__})", key)
             value = default
         if type(value) is not kind:
-            raise TaskError(f"task {task!r}: option {key!r} must be {kind.__name__}, not {value!r}")
+            raise TaskError(f"task {task!r}: option {key!r} must be {kind.__name__}, not {value!r}", key)
         checked[key] = value
     return checked
 

@@ -42,9 +42,11 @@ class ImagenetPhotos:
         self.pattern: str = checked["pattern"]
         self.count: int = checked["count"]
         if "/" in self.pattern or ".." in self.pattern or not self.pattern:
-            raise TaskError(f"task {self.name!r}: pattern {self.pattern!r} must name files, not folders")
+            raise TaskError(
+                f"task {self.name!r}: pattern {self.pattern!r} must name files, not folders", "pattern"
+            )
         if self.count < 0:
-            raise TaskError(f"task {self.name!r}: count must be 0 (any) or more, not {self.count}")
+            raise TaskError(f"task {self.name!r}: count must be 0 (any) or more, not {self.count}", "count")
 
     def prepare(self, cache: Path) -> Library:
         """Decode, crop and resize every photo once; the library's name follows the photos' contents."""
@@ -72,22 +74,28 @@ class ImagenetPhotos:
         try:
             folder = locate(self.path)
         except LocateError as error:
-            raise TaskError(f"task {self.name!r}: {error}") from None
+            raise TaskError(f"task {self.name!r}: {error}", "path") from None
         if not folder.is_dir():
-            raise TaskError(f"task {self.name!r}: {folder} is no folder; set task.path to the photos' own")
+            raise TaskError(
+                f"task {self.name!r}: {folder} is no folder; set task.path to the photos' own", "path"
+            )
         found = sorted(p for p in folder.glob(self.pattern) if p.is_file())
         if not found:
-            raise TaskError(f"task {self.name!r}: {folder} holds no file that matches {self.pattern!r}")
+            raise TaskError(
+                f"task {self.name!r}: {folder} holds no file that matches {self.pattern!r}", "path"
+            )
         if self.count and len(found) != self.count:
             wrong = f"{folder} holds {len(found)} photos ({self.pattern}), the manifest says {self.count}"
-            raise TaskError(f"task {self.name!r}: {wrong}; bring what is missing or correct task.count")
+            raise TaskError(
+                f"task {self.name!r}: {wrong}; bring what is missing or correct task.count", "count"
+            )
         return [(photo, self._label(photo)) for photo in found]
 
     def _label(self, photo: Path) -> int:
         match = _LABEL.fullmatch(photo.stem)
         if not match or int(match[1]) >= CLASSES:
             wanted = f"a name must end in _LABEL with a class of 0..{CLASSES - 1}"
-            raise TaskError(f"task {self.name!r}: {photo} has no label in its name; {wanted}")
+            raise TaskError(f"task {self.name!r}: {photo} has no label in its name; {wanted}", "path")
         return int(match[1])
 
     def collate(self, samples: Sequence[memoryview], out: np.ndarray | None = None) -> np.ndarray:
@@ -113,7 +121,7 @@ def decode(photo: Path) -> np.ndarray:
         with Image.open(photo) as image:
             picture = image.convert("RGB")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
-        raise TaskError(f"{photo} is damaged or not a picture ({error}); replace it") from None
+        raise TaskError(f"{photo} is damaged or not a picture ({error}); replace it", "path") from None
     crop = min(picture.size) * SIDE // (SIDE + CROP_PADDING)
     left, top = (picture.width - crop + 1) // 2, (picture.height - crop + 1) // 2
     box = (left, top, left + crop, top + crop)
@@ -124,4 +132,4 @@ def _read(photo: Path) -> bytes:
     try:
         return photo.read_bytes()
     except OSError as error:
-        raise TaskError(f"{photo} cannot be read ({error.strerror})") from None
+        raise TaskError(f"{photo} cannot be read ({error.strerror})", "path") from None

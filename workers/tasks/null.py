@@ -27,7 +27,7 @@ class NullTask:
         self.seed: int = checked["seed"]
         for key, low in (("count", 1), ("sample_bytes", 0), ("seed", 0)):
             if checked[key] < low:
-                raise TaskError(f"task 'null': option {key!r} must be {low} or more, not {checked[key]}")
+                raise TaskError(f"task 'null': option {key!r} must be {low} or more, not {checked[key]}", key)
 
     def prepare(self, cache: Path) -> Library:
         """Write the samples once."""

@@ -1,0 +1,159 @@
+"""How a run ends before its end: signals to the driver, kill -9 of the driver or of the test process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.paths import DETAIL, USER_CONF
+from orchestrator.stop import SAME_WISH_S, Interrupted, Stop
+from tests.processes import alive, command_line, eventually
+from tests.program import Program, manifest
+from tests.ray_nodes import LocalRay
+
+TIME_BUDGET_S = 100
+
+# From the signal to the end; the first of the two is for a run that has no Ray of its own to end.
+END_LIMIT_S = 5.0
+LONG = {"duration_ms": 60_000, "qps": 100, "batch_us": 4000, "limit_ms": 2000}
+
+
+def interrupted(program: Program, test: str, number: signal.Signals, limit_s: float = END_LIMIT_S) -> None:
+    """Signal a running test; all that must hold after it."""
+    program.wait_said(": running")
+    sent = program.signal(number)
+    assert program.end(limit_s + 10) == 130, program.said
+    assert time.monotonic() - sent < limit_s, program.said
+    program.nothing_left_in(1.0)
+    record = program.record(test)
+    assert (record.status, record.reason) == ("interrupted", f"{number.name} received")
+    assert record.official is False
+    assert f"the test was interrupted: {number.name} received" in record.unofficial_because
+    folder = program.test_folder(test)
+    assert (folder / USER_CONF).stat().st_size > 0
+    assert ":::MLLOG" in (folder / DETAIL).read_text()  # LoadGen's own log, as far as it came
+    assert "INTERRUPTED" in program.said and "Traceback" not in program.said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("scenario", ["Offline", "Server"])
+def test_a_signal_ends_a_test_of_local_workers_with_a_record(
+    tmp_path: Path, scenario: str, number: signal.Signals
+) -> None:
+    file = manifest(tmp_path, scenarios=scenario, **LONG)
+    with Program(tmp_path, "run", file) as program:
+        interrupted(program, f"{scenario}-performance", number)
+
+
+def test_a_signal_in_offline_ends_a_test_on_a_cluster_that_stays(tmp_path: Path, local_ray: LocalRay) -> None:
+    file = manifest(tmp_path, scenarios="Offline", where="ray", **{**LONG, "batch_us": 20_000_000})
+    arguments = ["run", file, "--address", local_ray.address]
+    with Program(tmp_path, *arguments, env=local_ray.env) as program:
+        interrupted(program, "Offline-performance", signal.SIGINT)  # with batches of 20 s in the engine
+    assert local_ray.node.alive
+    assert eventually(lambda: not actors_of(local_ray), 5.0)
+
+
+def test_a_signal_in_server_ends_the_local_ray_too(tmp_path: Path) -> None:
+    file = manifest(tmp_path, scenarios="Server", where="ray", **LONG)
+    with Program(tmp_path, "run", file) as program:
+        interrupted(program, "Server-performance", signal.SIGTERM)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_while_ray_starts_or_workers_load_leaves_nothing(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    file = manifest(tmp_path, where="ray", **LONG)
+    with Program(tmp_path, "run", file) as program:
+        program.wait_said("preparing Ray" if number == signal.SIGINT else "preparing workers")
+        assert eventually(lambda: bool(program.below("raylet")), 10.0)
+        sent = program.signal(number)
+        assert program.end(20.0) == 130, program.said
+        assert time.monotonic() - sent < END_LIMIT_S
+        assert program.said.endswith(f"interrupted: {number.name} received")
+        assert "Traceback" not in program.said
+        program.nothing_left_in(5.0)
+        assert not program.runs.exists()
+
+
+def test_a_second_signal_does_not_wait_for_a_test_process_that_hangs(tmp_path: Path) -> None:
+    with Program(tmp_path, "run", manifest(tmp_path, **LONG)) as program:
+        program.wait_said(": running")
+        (child,) = program.below("orchestrator.testrun")
+        os.kill(child, signal.SIGSTOP)
+        program.signal(signal.SIGINT)
+        with pytest.raises(Exception, match="did not end"):
+            program.end(SAME_WISH_S + 0.2)
+        program.signal(signal.SIGINT)
+        assert program.end(END_LIMIT_S) == 130
+        program.nothing_left_in(1.0)
+        assert program.said.endswith("interrupted: SIGINT received")
+
+
+def test_the_first_signal_asks_a_running_test_and_interrupts_everything_else() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        stop = Stop().listen()
+        with stop.patience():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop() == "SIGTERM received"
+            os.kill(os.getpid(), signal.SIGINT)  # at once: passed on twice, as by a shell
+            stop._since_s -= SAME_WISH_S
+            with pytest.raises(Interrupted, match="SIGTERM received"):
+                os.kill(os.getpid(), signal.SIGINT)
+        stop = Stop().listen()
+        with pytest.raises(Interrupted, match="SIGINT received"):
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# kill -9
+
+
+@pytest.mark.parametrize("moment", ["preparing Ray", ": running"])
+def test_a_killed_driver_with_a_local_ray_leaves_no_process(tmp_path: Path, moment: str) -> None:
+    with Program(tmp_path, "run", manifest(tmp_path, where="ray", **LONG)) as program:
+        program.wait_said(moment)
+        assert eventually(lambda: bool(program.below("raylet/raylet")), 10.0)
+        assert len(program.left()) > 3
+        program.signal(signal.SIGKILL)
+        program.nothing_left_in(10.0)
+
+
+def test_a_killed_driver_leaves_the_cluster_and_no_actor(tmp_path: Path, local_ray: LocalRay) -> None:
+    file = manifest(tmp_path, where="ray", **LONG)
+    arguments = ["run", file, "--address", local_ray.address]
+    with Program(tmp_path, *arguments, env=local_ray.env) as program:
+        program.wait_said(": running")
+        assert len(actors_of(local_ray)) == 2
+        program.signal(signal.SIGKILL)
+        assert eventually(lambda: not actors_of(local_ray), 5.0)
+        program.nothing_left_in(1.0)
+    assert local_ray.node.alive
+
+
+def test_a_killed_test_process_fails_the_test_with_a_message_and_the_next_one_runs(tmp_path: Path) -> None:
+    long = manifest(tmp_path, name="killed", **LONG)
+    with Program(tmp_path, "run", long, manifest(tmp_path)) as program:
+        program.wait_said(": running")
+        (child,) = program.below("orchestrator.testrun")
+        os.kill(child, signal.SIGKILL)
+        assert program.end(20.0) == 4, program.said
+        program.nothing_left_in(1.0)
+        record = program.record("Server-performance", "killed")
+        assert record.status == "failed"
+        assert record.reason == "the test process died (signal SIGKILL)"
+        assert "the test process died (signal SIGKILL)" in " ".join(program.said.split())
+        assert program.record("Server-performance").result.valid is True
+
+
+def actors_of(ray_here: LocalRay) -> list[int]:
+    pids = ray_here.node.pids
+    return [pid for pid in pids if alive(pid) and command_line(pid).startswith("ray::RayWorker")]
