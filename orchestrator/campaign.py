@@ -128,8 +128,9 @@ class Session:
         """The answers are scored by this host's labels, so the workers' samples must be this host's."""
         other = [f["name"] for f in facts if f["library"] not in (None, self.library.digest)]
         if other:
+            who = ", ".join(other)
             raise SetUpError(
-                f"the data set of {', '.join(other)} is not the one on this host: bring the same files to all hosts"
+                f"the data set of {who} is not the one on this host; give all hosts the same files"
             )
 
     def _worker_spec(self) -> WorkerSpec:

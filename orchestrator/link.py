@@ -12,7 +12,7 @@ import zmq
 from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils.monitor import parse_monitor_message
 
-from workers.port import NO_COPY_BYTES, harden, readable
+from workers.port import content_of, harden, readable, send_parts
 from workers.protocol import Buffer
 
 ZAP_DOMAIN = "loadgrid"
@@ -152,9 +152,7 @@ class RouterLink:
         """Send a message; LinkDown if the worker cannot be reached."""
         try:
             self._socket.send(self._identities[worker], zmq.SNDMORE | zmq.DONTWAIT)
-            for part in parts[:-1]:
-                self._socket.send(part, zmq.SNDMORE | zmq.DONTWAIT, copy=len(part) <= NO_COPY_BYTES)
-            self._socket.send(parts[-1], zmq.DONTWAIT, copy=len(parts[-1]) <= NO_COPY_BYTES)
+            send_parts(self._socket, parts)
         except zmq.ZMQError as error:
             # EHOSTUNREACH or EAGAIN: never ignored, it is a loss.
             raise LinkDown(f"its connection closed ({error.strerror})") from None
@@ -167,12 +165,11 @@ class RouterLink:
             except zmq.Again:
                 return None
             first = self._socket.recv(zmq.DONTWAIT, copy=False)
-            more = first.more
-            parts: list[Buffer] = [first.bytes if len(first) <= NO_COPY_BYTES else first.buffer]
-            while more:
+            parts = [content_of(first)]
+            frame = first
+            while frame.more:
                 frame = self._socket.recv(zmq.DONTWAIT, copy=False)
-                more = frame.more
-                parts.append(frame.bytes if len(frame) <= NO_COPY_BYTES else frame.buffer)
+                parts.append(content_of(frame))
             worker = self._numbers.get(identity)
             # The key of every message (1 us): an identity is free again as soon as its connection breaks, and
             # any worker of this test could take it.
@@ -207,8 +204,8 @@ class RouterLink:
 
     def wait(self, timeout_ms: int) -> None:
         """Sleep until something happens."""
-        # The socket's descriptor only tells of changes: what arrived before must be asked for. A poll of ZeroMQ's
-        # own costs three times as much.
+        # The socket's descriptor only tells of changes: what arrived before must be asked for. A poll of
+        # ZeroMQ's own costs three times as much.
         if readable(self._socket):
             return
         for fd, _ in self._epoll.poll(timeout_ms * 1e-3):

@@ -1,11 +1,11 @@
-"""From LoadGen's logs to a record: what is read, what makes it official, how it is kept, by which code it was made."""
+"""From LoadGen's logs to a record: what is read, what makes it official, how it is kept, which code made it."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -91,15 +91,10 @@ def test_numbers_that_are_none_are_not_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "5",
-        "[1]",
-        "null",
-        '"x"',
-        "{}",
-        '{"key": ["a"], "value": 1}',
+        *("5", "[1]", "null", '"x"', "{}", "[" * 100_000, '{"key": "a"}', '{"key": ["a"], "value": 1}'),
         '{"key": "a", "value": 1, "metadata": [1]}',
-    ]
-    + ['{"key": "a"}', "[" * 100_000, '{"key": "a", "value": 1, "metadata": 3}'],
+        '{"key": "a", "value": 1, "metadata": 3}',
+    ],
 )
 def test_a_line_of_another_shape_is_passed_over(tmp_path: Path, line: str) -> None:
     log = detail(tmp_path, PREFIX + line + "\n" + mllog("result_validity", "INVALID"))
@@ -156,7 +151,7 @@ class Case:
         self.manifest = {
             "name": "official",
             "round": "v6.1",
-            "suite": "datacenter",
+            "suite": "datacenter,edge",  # where the benchmark has a Server scenario
             "division": "closed",
             "benchmark": "resnet",
             "scenarios": ["Server"],
@@ -177,7 +172,7 @@ class Case:
         spec = next(s for s in plan(manifest, ROUND) if s.test == self.test)
         order = order_of(self.folder, "Server", self.test, name=spec.name, local=None)
         out = Path(order.out_dir)
-        lines = {**self.log, **{spec.result_key: 1000.0 for _ in range(self.test == "performance")}}
+        lines = {**self.log, spec.result_key: 1000.0 if self.test == "performance" else None}
         text = "".join(mllog(key, value) for key, value in lines.items() if value is not None)
         (out / DETAIL).write_text(text + self.extra_log)
         if self.test == "accuracy":
@@ -263,7 +258,7 @@ def ended(status: str) -> Callable[[Case], None]:
 BROKEN: list[tuple[Callable[[Case], None], str]] = [
     (setting("manifest", "loadgen", "min_duration", value=1000), "min_duration: the test may end after 1000"),
     (setting("manifest", "loadgen", "schedule_rng_seed", value=1), "seeds: "),
-    (setting("manifest", "benchmark", value="retinanet"), "the data set has 50000 samples|draws|."),
+    (setting("manifest", "suite", value="datacenter"), "suite: resnet is not in the datacenter suite"),
     (having("commit", {"commit": None, "dirty": None}), "code: LoadGrid does not run from a git checkout"),
     (having("commit", {"commit": "ab" * 20, "dirty": True}), "code: .* changes over commit abababababab"),
     (setting("log", "loadgen_version", value="6.0.15"), "loadgen: LoadGen 6.0.15 is not the round's own"),
@@ -292,13 +287,12 @@ BROKEN: list[tuple[Callable[[Case], None], str]] = [
 def test_one_thing_that_does_not_hold_makes_it_unofficial(
     case: Make, change: Callable[[Case], None], reason: str
 ) -> None:
-    import re
-
     made = case()
     change(made)
     record = made.record()
     assert record.official is False
-    assert any(re.match(reason, because) for because in record.unofficial_because), record.unofficial_because
+    (because,) = record.unofficial_because
+    assert re.match(reason, because)
 
 
 def test_seeded_weights_are_never_official(case: Make) -> None:
@@ -483,4 +477,3 @@ def test_versions_name_python_and_every_library_that_matters() -> None:
     assert all(
         found[name] for name in ("python", "platform", "loadgrid", "ray", "pyzmq", "numpy", "pydantic")
     )
-    assert len(hashlib.sha256(json.dumps(found).encode()).hexdigest()) == 64

@@ -55,10 +55,10 @@ def receive_parts(socket: zmq.Socket[bytes]) -> list[Buffer] | None:
         frame = socket.recv(zmq.DONTWAIT, copy=False)
     except zmq.Again:
         return None
-    parts = [_content(frame)]
+    parts = [content_of(frame)]
     while frame.more:
         frame = socket.recv(zmq.DONTWAIT, copy=False)
-        parts.append(_content(frame))
+        parts.append(content_of(frame))
     return parts
 
 
@@ -67,7 +67,15 @@ def readable(socket: Any) -> bool:
     return bool(socket.getsockopt(zmq.EVENTS) & zmq.POLLIN)
 
 
-def _content(frame: Any) -> Buffer:
+def send_parts(socket: zmq.Socket[bytes], parts: list[Buffer]) -> None:
+    """Send a message without waiting; large parts are not copied, so they must not change any more."""
+    for part in parts[:-1]:
+        socket.send(part, zmq.SNDMORE | zmq.DONTWAIT, copy=len(part) <= NO_COPY_BYTES)
+    socket.send(parts[-1], zmq.DONTWAIT, copy=len(parts[-1]) <= NO_COPY_BYTES)
+
+
+def content_of(frame: Any) -> Buffer:
+    """A part: bytes if it is small, else a view of the frame."""
     return frame.bytes if len(frame) <= NO_COPY_BYTES else frame.buffer
 
 
@@ -130,9 +138,7 @@ class DealerPort:
     def send(self, parts: list[Buffer]) -> None:
         """Send a message; never blocks, because the high-water mark is off."""
         try:
-            for part in parts[:-1]:
-                self._socket.send(part, zmq.SNDMORE | zmq.DONTWAIT, copy=len(part) <= NO_COPY_BYTES)
-            self._socket.send(parts[-1], zmq.DONTWAIT, copy=len(parts[-1]) <= NO_COPY_BYTES)
+            send_parts(self._socket, parts)
         except zmq.Again:
             self._lost = self._lost or "the link to the test is closed"
 
