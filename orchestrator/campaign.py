@@ -13,6 +13,7 @@ from orchestrator import cluster
 from orchestrator.evidence import Crew, Evidence
 from orchestrator.manifest import Manifest, error_at
 from orchestrator.order import LocalWorker, Seat, TestOrder
+from orchestrator.pace import even_warm_ups
 from orchestrator.paths import MANIFEST, RECORD, USER_CONF, RunPaths, cache_dir, write_atomically
 from orchestrator.plan import TestSpec, plan
 from orchestrator.preflight import task_field
@@ -168,7 +169,9 @@ class Session:
         self.watcher.test_began(spec, [seat.name for seat in order.workers])
         started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         outcome = run_test(order, self.fleet, Hooks(self.watcher.event, self.watcher.tick, self.stop))
-        evidence = Evidence(self.manifest, self.round, self.commit, self.library, run.root.name)
+        # The test's process has read the code anew: what was clean when the run began may not be any more.
+        commit = max(self.commit, commit_of(), key=lambda known: bool(known["dirty"]))
+        evidence = Evidence(self.manifest, self.round, commit, self.library, run.root.name)
         record = evidence.record(spec, order, outcome, self._crew(order, outcome), started)
         write_atomically(folder / RECORD, record.to_json())
         self.watcher.test_ended(record, paths.finish())
@@ -180,7 +183,13 @@ class Session:
         names = [seat.name for seat in order.workers]
         facts = [fact for fact in self.fleet.facts if fact["name"] in names]
         here = cluster.node_address()
-        return Crew(facts, self.fleet.differences(), sorted({f["node"] for f in facts if f["node"] != here}))
+        return Crew(
+            facts,
+            self.fleet.differences(),
+            remote_hosts=sorted({fact["node"] for fact in facts if fact["node"] != here}),
+            near=[fact["name"] for fact in facts if fact["node"] == here],
+            absent=[fact["name"] for fact in self.fleet.facts if fact["name"] not in names],
+        )
 
     def _order(self, spec: TestSpec, folder: Path, seats: list[Seat]) -> TestOrder:
         m = self.manifest
@@ -223,10 +232,11 @@ class Session:
             w = self.manifest.workers
             return [Seat(name=f"worker-{i}", max_batch=w.max_batch) for i in range(w.count)]
         facts = {fact["name"]: fact for fact in self.fleet.facts}
+        warm_ups = dict(zip(facts, even_warm_ups(self.fleet.facts), strict=True))
         secure = self.manifest.dispatch.security == "curve"
         keys = self.fleet.keys() if secure else dict.fromkeys(self.fleet.names, "")
         return [
-            Seat(name=n, public_key=k, warm_up=facts[n]["warm_up"], max_batch=facts[n]["max_batch"])
+            Seat(name=n, public_key=k, warm_up=warm_ups[n], max_batch=facts[n]["max_batch"])
             for n, k in keys.items()
         ]
 
@@ -265,5 +275,7 @@ def exit_code(records: Sequence[Record], interrupted: bool) -> int:
     if any(r.status == "failed" for r in records):
         return EXIT_FAILED
     below = any(r.accuracy is not None and not r.accuracy.reached for r in records)
-    invalid = any(r.kind == "performance" and r.result.valid is not True for r in records)
+    invalid = any(
+        r.result.errors or (r.kind == "performance" and r.result.valid is not True) for r in records
+    )
     return EXIT_INVALID if below or invalid else EXIT_VALID

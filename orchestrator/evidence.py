@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from orchestrator.findings import (
     Finding,
     index_to_remote_finding,
     library_findings,
+    network_on_one_host_finding,
     plan_findings_for_loadgen,
 )
 from orchestrator.logs import DetailLog, LogError, read_detail
@@ -24,9 +26,17 @@ from orchestrator.provenance import versions
 from orchestrator.record import Accuracy, LossRecord, Record, worker_records
 from orchestrator.rules import Round
 from orchestrator.supervise import Outcome
-from orchestrator.verdict import missing_evidence, result_of, unofficial_because
+from orchestrator.verdict import (
+    doubts_about_workers,
+    missing_evidence,
+    result_of,
+    shown_otherwise,
+    unofficial_because,
+)
 from workers.library import Library, LibraryError
 
+# The metrics of the rounds that LoadGrid can score, and by which scorer.
+SCORERS = {"acc": "classification"}
 FROM_RESULT = (
     "cpu_us_per_sample",
     "cpu_share",
@@ -40,11 +50,16 @@ FROM_RESULT = (
 
 @dataclass(frozen=True)
 class Crew:
-    """The workers of a test: their facts, how they differ, and their hosts other than LoadGen's."""
+    """The workers of a test: their facts, how they differ, who was where, who else was meant to take part.
+
+    `remote_hosts` are their hosts other than LoadGen's, `near` the names of those on LoadGen's own.
+    """
 
     facts: Sequence[dict[str, Any]]
     differences: Sequence[str]
     remote_hosts: Sequence[str]
+    near: Sequence[str] = ()
+    absent: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -61,11 +76,15 @@ class Evidence:
         """The record of one test, from its folder (order.out_dir) and its outcome."""
         folder = Path(order.out_dir)
         detail = _detail_of(folder)
-        result = result_of(spec, detail)
         accuracy = self._score(spec, outcome, folder)
+        result = result_of(spec, detail, outcome.status == "finished")
         hashes, loadgen = self._hashes(spec), self._loadgen(detail, outcome)
         findings = [*spec.broken_rules, *self._run_time_findings(spec, crew, loadgen)]
-        missing = missing_evidence(crew.facts, self.manifest.backend.engine, hashes, self.commit, loadgen)
+        missing = [
+            *shown_otherwise(spec, detail),
+            *doubts_about_workers(crew.facts, crew.differences, crew.absent, outcome),
+            *missing_evidence(crew.facts, self.manifest.backend.engine, hashes, self.commit, loadgen),
+        ]
         because = unofficial_because(spec, outcome, result, accuracy, findings, missing)
         return Record(
             test=spec.name,
@@ -86,6 +105,7 @@ class Evidence:
             seeds=spec.seeds,
             payload_mode=order.payload,
             security="in-process" if order.local else order.security,
+            index_approval=self.manifest.dispatch.index_approval,
             on_loss=order.on_loss,
             workers=worker_records(list(crew.facts), outcome.board),
             worker_differences=list(crew.differences),
@@ -95,6 +115,7 @@ class Evidence:
             loadgen=loadgen,
             versions=versions() | self.commit,
             hashes=hashes,
+            files=_files(folder),
             started=started,
             wall_s=round(outcome.wall_s, 3),
             digest=spec.digest,
@@ -123,34 +144,63 @@ class Evidence:
         if loadgen["version"]:
             found += plan_findings_for_loadgen(loadgen["version"], loadgen["sha256"], self.round)
         told = {finding.rule for finding in spec.broken_rules}
-        sized = library_findings(self.round, spec.benchmark, spec.test, self.library.count)
-        found += [finding for finding in sized if finding.rule not in told]
-        remote = index_to_remote_finding(self.manifest, self.round, crew.remote_hosts)
-        return found if remote is None else [*found, remote]
+        drawn = spec.performance_sample_count or 0
+        sized = library_findings(self.round, spec.benchmark, spec.test, self.library.count, drawn)
+        found = [finding for finding in [*found, *sized] if finding.rule not in told]
+        placed = (
+            index_to_remote_finding(self.manifest, self.round, crew.remote_hosts),
+            network_on_one_host_finding(self.manifest, self.round, crew.near),
+        )
+        return [*found, *(finding for finding in placed if finding is not None)]
 
     def _score(self, spec: TestSpec, outcome: Outcome, folder: Path) -> Accuracy | None:
         """Score an accuracy test that ended well; a log that cannot be scored fails the test."""
         if spec.accuracy is None or outcome.status != "finished":
             return None
         goal = spec.accuracy
+        kind = SCORERS.get(goal.metric)
+        if kind is None:
+            outcome.status = "failed"
+            outcome.reason = (
+                f"there is no scorer for {goal.metric} yet, so the accuracy of {spec.benchmark} is not known"
+            )
+            return None
         count = int(spec.settings.get("accuracy_sample_count_override", 0)) or self.library.count
         try:
             labels, dtype = self.library.array("labels"), self.library.meta["label_dtype"]
-            scored = score("classification", folder / ACCURACY_LOG, labels, count, dtype)
+            scored = score(kind, folder / ACCURACY_LOG, labels, count, dtype)
         except (AccuracyError, LibraryError) as error:
             outcome.status, outcome.reason = "failed", f"the accuracy could not be scored: {error}"
             return None
         write_accuracy_txt(folder / ACCURACY_TXT, scored)
-        reached = scored.value >= goal.target if goal.higher_is_better else scored.value <= goal.target
+        # As the checker reads it: the rounded figure of the line decides.
+        seen = re.match(self.round.benchmark(spec.benchmark).accuracy.pattern, scored.line)
+        if seen is None:
+            outcome.status, outcome.reason = (
+                "failed",
+                f"{ACCURACY_TXT} is not in the round's form: {scored.line}",
+            )
+            return None
+        value = float(seen[1])
+        reached = value >= goal.target if goal.higher_is_better else value <= goal.target
         return Accuracy(
             metric=scored.metric,
-            value=scored.value,
+            value=value,
             target=goal.target,
             unit=goal.unit,
             reached=reached,
             good=scored.good,
             total=scored.total,
         )
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """sha256 of every file of the test, so that none can change after the record unseen."""
+    found = {}
+    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        with open(path, "rb") as file:
+            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def _detail_of(folder: Path) -> DetailLog:

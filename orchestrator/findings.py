@@ -11,6 +11,7 @@ from orchestrator.manifest_fields import EchoBackend, Manifest, TorchBackend
 from orchestrator.rules import Benchmark, Place, Round, Wanted
 from orchestrator.settings import Value, offline_samples_per_query
 
+NETWORK_SCENARIOS = ("Server", "Offline")
 AUDIT_SETTINGS = (
     "performance_issue_unique",
     "performance_issue_same",
@@ -40,6 +41,12 @@ def settings_findings(
     yield from _amount_findings(found, benchmark, scenario, settings)
     yield from _sample_findings(found, benchmark, manifest, scenario, settings)
     yield from _latency_findings(found, benchmark, manifest.division, scenario, settings)
+
+
+def both_modes_findings(
+    found: Round, manifest: Manifest, scenario: str, settings: Mapping[str, Value]
+) -> Iterator[Finding]:
+    """What settings break in performance and accuracy tests alike."""
     for name in AUDIT_SETTINGS:
         if settings.get(name):
             yield Finding(
@@ -47,6 +54,12 @@ def settings_findings(
                 why=f"{name} is {settings[name]}: it belongs to a compliance test, not to a result",
                 source=f"{found.name} compliance",
             )
+    if scenario == "Server" and manifest.division == "network" and settings["server_coalesce_queries"]:
+        yield Finding(
+            rule="network_coalescing",
+            why="coalesce_queries is 1; the Network division sends one sample a message",
+            source=f"{found.sources['rules']}, Network Division",
+        )
 
 
 def _amount_findings(
@@ -110,12 +123,6 @@ def _sample_findings(
                 f"{benchmark.offline_min_samples_per_query}",
                 source=f"{found.name} benchmarks.{benchmark.name}.offline_min_samples_per_query",
             )
-    if scenario == "Server" and manifest.division == "network" and settings["server_coalesce_queries"]:
-        yield Finding(
-            rule="network_coalescing",
-            why="coalesce_queries is 1; the Network division sends one sample a message",
-            source=f"{found.sources['rules']}, Network Division",
-        )
     if scenario == "MultiStream" and not found.fixed_interval_multistream:
         wanted_samples = found.conf_words(benchmark.name, scenario)["samples_per_query"]
         samples = int(settings["multi_stream_samples_per_query"])
@@ -135,8 +142,9 @@ def _latency_findings(
         return
     wanted = found.conf_words(benchmark.name, scenario)["target_latency_percentile"]
     percentile = 100 * settings[f"{name}_target_latency_percentile"]
-    # The rules let the open division choose its latency constraints; the percentile is part of them.
-    if abs(percentile - wanted) > 1e-6 and division != "open":
+    # The rules let the open division choose its latency constraints, the percentile of Server among them. In
+    # the streams it is the metric itself, and another one is no result of this benchmark.
+    if abs(percentile - wanted) > 1e-6 and (division != "open" or scenario != "Server"):
         yield Finding(
             rule="target_latency_percentile",
             why=f"percentile {percentile:.6g} instead of {wanted}",
@@ -192,18 +200,8 @@ def manifest_findings(found: Round, benchmark: Benchmark, manifest: Manifest) ->
             why=f"round {found.name} has no {division} division",
             source=f"{found.name} divisions",
         )
-    if division == "network" and manifest.dispatch.payload != "value":
-        yield Finding(
-            rule="payload",
-            why="the Network division sends samples inside the clock: dispatch.payload must be value",
-            source=f"{found.sources['rules']}, Network Division",
-        )
-    if division == "network" and manifest.workers.where == "local":
-        yield Finding(
-            rule="network",
-            why="workers in the test process have no network between LoadGen and them",
-            source=f"{found.sources['rules']}, Network Division",
-        )
+    yield from _reference_findings(found, benchmark, manifest)
+    yield from _network_findings(found, manifest)
     if division != "open" and manifest.accuracy_target is not None:
         yield Finding(
             rule="accuracy_target",
@@ -222,6 +220,60 @@ def manifest_findings(found: Round, benchmark: Benchmark, manifest: Manifest) ->
         )
     if manifest.loadgen.path is None:
         yield from plan_findings_for_loadgen("6.0.17", None, found)
+
+
+def _reference_findings(found: Round, benchmark: Benchmark, manifest: Manifest) -> Iterator[Finding]:
+    """Every division asks for the benchmark's own data set, all but open for its network too."""
+    source = f"{found.name} benchmarks.{benchmark.name}.reference"
+    wanted = benchmark.reference
+    if manifest.task.name != wanted.task:
+        yield Finding(
+            rule="data_set",
+            why=f"task {manifest.task.name} is not the data set {wanted.task} ({benchmark.dataset})",
+            source=source,
+        )
+    model = getattr(manifest.backend, "model", None)
+    if manifest.division != "open" and model is not None and model != wanted.model:
+        yield Finding(
+            rule="reference_model",
+            why=f"model {model} is not the network {wanted.model} ({benchmark.model})",
+            source=source,
+        )
+
+
+def _network_findings(found: Round, manifest: Manifest) -> Iterator[Finding]:
+    """What the Network division asks for besides."""
+    if manifest.division != "network":
+        return
+    source = f"{found.sources['rules']}, Network Division"
+    if "datacenter" not in manifest.suite.split(","):
+        yield Finding(rule="network", why="the Network division has the datacenter suite only", source=source)
+    others = [name for name in manifest.scenarios if name not in NETWORK_SCENARIOS]
+    if others:
+        yield Finding(rule="network", why=f"the Network division has no {', '.join(others)}", source=source)
+    if manifest.dispatch.payload != "value":
+        yield Finding(
+            rule="payload",
+            why="the Network division sends samples inside the clock: dispatch.payload must be value",
+            source=source,
+        )
+    if manifest.workers.where == "local":
+        yield Finding(
+            rule="network",
+            why="workers in the test process have no network between LoadGen and them",
+            source=source,
+        )
+
+
+def network_on_one_host_finding(manifest: Manifest, found: Round, near: Sequence[str]) -> Finding | None:
+    """The finding on workers of the Network division that share LoadGen's host (`near`), if there are any."""
+    if manifest.division != "network" or not near:
+        return None
+    return Finding(
+        rule="network",
+        why=f"{', '.join(near)} ran on LoadGen's own host; SUT and QDL must be separate systems",
+        source=f"{found.sources['rules']}, Network Division",
+    )
 
 
 def suite_findings(
@@ -258,9 +310,8 @@ def suite_findings(
         if run not in manifest.runs:
             yield Finding(
                 rule="required_run",
-                why=f"a result needs the {run} test too",
+                why=f"a result needs the {run} test too, of the same system",
                 source=found.sources["rules"],
-                scope="manifest",
             )
 
 
@@ -292,8 +343,11 @@ def plan_findings_for_loadgen(version: str, file_hash: str | None, found: Round)
         why = f"LoadGen {shown} is not the round's own: {found.name} needs {own}{mend}"
         return [Finding(rule="loadgen", why=why, source=f"{source}.versions")]
     revision = revision.strip()
-    if approved.revision and revision not in ("", "NA") and not _same_revision(approved.revision, revision):
-        why = f"LoadGen was built from revision {revision}, not from {approved.revision}"
+    revision = "" if revision == "NA" else revision
+    # A LoadGen that does not tell its revision passes in a plan only, which has seen no file yet.
+    unproven = not revision and file_hash is not None
+    if approved.revision and (unproven or (revision and not _same_revision(approved.revision, revision))):
+        why = f"LoadGen was built from revision {revision or '(unknown)'}, not from {approved.revision}"
         return [Finding(rule="loadgen", why=why, source=f"{source}.revision")]
     if approved.sha256 and file_hash is not None and file_hash not in approved.sha256:
         why = f"the LoadGen file (sha256 {file_hash[:12]}...) is none of the published builds of {number}"
@@ -301,13 +355,19 @@ def plan_findings_for_loadgen(version: str, file_hash: str | None, found: Round)
     return []
 
 
-def library_findings(found: Round, benchmark_name: str, test: str, count: int) -> list[Finding]:
-    """Whether a prepared data set of `count` samples is as large as the round's; known when it is open."""
+def library_findings(
+    found: Round, benchmark_name: str, test: str, count: int, drawn: int = 0
+) -> list[Finding]:
+    """Whether a prepared data set of `count` samples has the round's size and holds the `drawn` ones."""
     benchmark = found.benchmark(benchmark_name)
     field = f"{found.name} benchmarks.{benchmark.name}"
     if test == "accuracy" and count != benchmark.accuracy_sample_count:
         why = f"the data set has {count} samples instead of {benchmark.accuracy_sample_count}"
         return [Finding(rule="accuracy_sample_count", why=why, source=f"{field}.accuracy_sample_count")]
+    if test == "performance" and drawn > count:
+        why = f"performance_sample_count_override is {drawn}, the data set has {count} samples"
+        source = f"{field}.performance_sample_count_min"
+        return [Finding(rule="performance_sample_count", why=why, source=source)]
     if test == "performance" and count < benchmark.performance_sample_count_min:
         why = (
             f"the data set has {count} samples; the round draws from {benchmark.performance_sample_count_min}"

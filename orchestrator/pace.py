@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -59,3 +60,21 @@ class Pace:
         expected = self.expected_s[min(max(batch_size, 1), self.max_batch)]
         ratio = min(max(compute_s / expected, 0.02), 50.0)
         self.factor += NEW_WEIGHT * (ratio - self.factor)
+
+
+def even_warm_ups(facts: Sequence[dict[str, Any]]) -> list[list[tuple[int, float]]]:
+    """Each worker's warm-up, but of workers of one kind the fastest's for all.
+
+    Workers warm up side by side, on machines that do other things too: one that measured five times the time
+    of its twin was given nothing to do in a whole Server test (seen), so its pace was never corrected. That a
+    twin is slow indeed shows in its first batches.
+    """
+    best: dict[tuple[str, int], float] = {}
+    kinds = [str([fact.get(key) for key in ("device", "model_hash", "precision")]) for fact in facts]
+    for kind, fact in zip(kinds, facts, strict=True):
+        for size, seconds in fact["warm_up"]:
+            best[kind, size] = min(seconds, best.get((kind, size), seconds))
+    return [
+        [(size, best[kind, size]) for size, _ in fact["warm_up"]]
+        for kind, fact in zip(kinds, facts, strict=True)
+    ]

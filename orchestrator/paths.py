@@ -48,8 +48,12 @@ class TestPaths:
         return self.partial
 
     def finish(self) -> Path:
-        """Put the finished folder in place, in one step."""
+        """Put the finished folder in place, in one step, with LoadGen's logs safe on the disk before."""
+        for path in self.partial.iterdir():
+            if path.is_file():
+                _sync(path)
         self.partial.rename(self.final)
+        _sync(self.final.parent)
         return self.final
 
 
@@ -89,11 +93,16 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Make a file's bytes, or a folder's names, outlast a power cut."""
+    opened = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(opened)
     finally:
-        os.close(folder)
+        os.close(opened)
 
 
 def write_json(path: Path, value: Any) -> None:

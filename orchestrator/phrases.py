@@ -109,6 +109,9 @@ def verdict(record: Record) -> Verdict:
         return Verdict("NO VERDICT", "red", "LoadGen's log holds no verdict.", reasons)
     if not record.result.valid:
         return Verdict("INVALID", "red", "LoadGen does not accept this result:", reasons)
+    if record.result.errors:
+        words = "LoadGen calls it VALID but logged errors, which checkers refuse:"
+        return Verdict("ERRORS", "red", words, tuple(record.result.errors))
     return Verdict("VALID", "green", f"LoadGen accepts this result: {_why_valid(record)}.")
 
 
@@ -118,6 +121,9 @@ def _accuracy_verdict(record: Record) -> Verdict:
         return Verdict("NOT SCORED", "red", "The answers were logged, but there is no score.")
     right = f"{got.good:,} of {got.total:,} right = " if got.total else f"{got.metric} "
     text = f"{right}{got.value:.4g} {unit(got.unit)}; the target is {got.target:g} {unit(got.unit)}."
+    if record.result.errors:
+        words = f"{text} But LoadGen logged errors, which checkers refuse:"
+        return Verdict("ERRORS", "red", words, tuple(record.result.errors))
     if got.reached:
         return Verdict("REACHED", "green", f"Accuracy target reached: {text}")
     return Verdict("MISSED", "red", f"Accuracy target missed: {text}")

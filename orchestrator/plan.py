@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from orchestrator.findings import (
     Finding,
     accuracy_findings,
+    both_modes_findings,
     index_to_remote_finding,
     library_findings,
     manifest_findings,
@@ -165,6 +166,7 @@ def _findings(
     yield from manifest_findings(found, benchmark, manifest)
     yield from suite_findings(found, benchmark, manifest, scenario)
     yield from seed_findings(found, manifest.seeds())
+    yield from both_modes_findings(found, manifest, scenario, settings)
     if test == "performance":
         yield from settings_findings(found, benchmark, manifest, scenario, settings)
     else:

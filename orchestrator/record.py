@@ -92,6 +92,7 @@ class Record(_Part):
     seeds: dict[str, int]
     payload_mode: str
     security: str
+    index_approval: str | None
     on_loss: str
     workers: list[WorkerRecord]
     worker_differences: list[str]
@@ -101,6 +102,7 @@ class Record(_Part):
     loadgen: dict[str, Any]
     versions: dict[str, Any]
     hashes: dict[str, str | None]
+    files: dict[str, str]
     started: str
     wall_s: float
     digest: str

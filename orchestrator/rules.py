@@ -69,6 +69,13 @@ class Place(_Frozen):
     checker: Wanted
 
 
+class Reference(_Frozen):
+    """What LoadGrid calls the benchmark's data set and network: workers/tasks/ and workers/models/."""
+
+    task: str
+    model: str
+
+
 class Benchmark(_Frozen):
     """One benchmark of a round. `words` are its lines of mlperf.conf: scenario or "*" -> word -> value."""
 
@@ -79,6 +86,7 @@ class Benchmark(_Frozen):
     sample: str
     aliases: tuple[str, ...]
     conf_model_name: str
+    reference: Reference
     performance_sample_count_min: int
     accuracy_sample_count: int
     accuracy: Accuracy

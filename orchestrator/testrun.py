@@ -29,7 +29,7 @@ from orchestrator.link import Link, LinkError, Peer, RouterLink
 from orchestrator.loadgen import Callbacks, LoadGen, LoadGenError, ResponsePool, file_sha256
 from orchestrator.local import LocalLink
 from orchestrator.order import Channel, Seat, TestOrder
-from orchestrator.pace import Pace
+from orchestrator.pace import Pace, even_warm_ups
 from orchestrator.timings import Board, Timings
 from workers.backends import BackendError
 from workers.host import WorkerError, WorkerHost, WorkerSpec
@@ -67,14 +67,14 @@ class TestProcess:
         o = self.order
         if o.local is None:
             return o.workers, []
-        hosts, seats, facts = [], [], []
+        hosts, facts = [], []
         for seat in o.workers:
             host = WorkerHost(WorkerSpec(name=seat.name, max_batch=seat.max_batch, **o.local.model_dump()))
             facts.append(host.load())
             hosts.append(host)
-            seats.append(seat.model_copy(update={"warm_up": facts[-1]["warm_up"]}))
         self.channel.send(event="workers", facts=facts)
-        return seats, hosts
+        paces = zip(o.workers, even_warm_ups(facts), strict=True)
+        return [seat.model_copy(update={"warm_up": warm_up}) for seat, warm_up in paces], hosts
 
     def _open_link(self) -> Link:
         o = self.order

@@ -17,24 +17,39 @@ METRICS = {
     "Server": ("throughput", "queries/s", 1.0),
     "Offline": ("throughput", "samples/s", 1.0),
 }
+# MultiStream up to v1.1 counts the samples that fit into its fixed interval.
+STREAMS_KEY = "effective_samples_per_query"
+MAY_DIFFER = ("workers differ in device", "workers differ in max_batch")
+# What LoadGen's log shows of a test: our setting, LoadGen's key.
+SHOWN = {
+    "qsl_rng_seed": "effective_qsl_rng_seed",
+    "sample_index_rng_seed": "effective_sample_index_rng_seed",
+    "schedule_rng_seed": "effective_schedule_rng_seed",
+    "min_duration_ms": "effective_min_duration_ms",
+    "server_target_qps": "effective_target_qps",
+    "server_target_latency_ns": "effective_target_latency_ns",
+}
 # The keys of LoadGen's checks, and what a failed one means to somebody who sees it for the first time.
 CHECKS = {
     "result_perf_constraints_met": "too many queries took longer than the limit: offer fewer a second",
-    "result_min_duration_met": "the test was shorter than min_duration: expect more (target_qps)",
+    "result_min_duration_met": "the test was shorter than min_duration: expect more (a higher "
+    "target_qps, in the streams a shorter target_latency)",
     "result_min_queries_met": "fewer queries than min_query_count were asked",
     "early_stopping_met": "too few queries to be 99 % sure that the latency holds: run longer or offer less",
 }
 
 
-def result_of(spec: TestSpec, detail: DetailLog) -> Result:
-    """What LoadGen measured; the metric's value is LoadGen's own, never one of ours."""
-    metric, unit, scale = METRICS[spec.scenario]
-    value = detail.number(spec.result_key)
+def result_of(spec: TestSpec, detail: DetailLog, finished: bool) -> Result:
+    """What LoadGen measured, nothing of an unfinished test; the value is LoadGen's own, never ours."""
+    metric, unit, scale = _metric(spec)
+    value = detail.number(spec.result_key) if finished else None
+    if value == 0 and unit == "ms":
+        value = None  # early stopping had too few queries for an estimate
     reasons = list(detail.reasons)
     if detail.valid is False:
         reasons += [words for key, words in CHECKS.items() if detail.values.get(key) is False]
     return Result(
-        valid=detail.valid,
+        valid=detail.valid if finished else None,
         metric=metric,
         value=None if value is None else value * scale,
         unit=unit,
@@ -42,6 +57,52 @@ def result_of(spec: TestSpec, detail: DetailLog) -> Result:
         percentiles_ms=detail.percentiles_ms(),
         errors=detail.errors,
     )
+
+
+def _metric(spec: TestSpec) -> tuple[str, str, float]:
+    """Name, unit and scale of a test's metric; a latency is named by its percentile."""
+    if spec.result_key == STREAMS_KEY:
+        return "samples per query", "samples", 1.0
+    metric, unit, scale = METRICS[spec.scenario]
+    for prefix in ("single_stream", "multi_stream"):
+        percentile = spec.settings.get(f"{prefix}_target_latency_percentile")
+        if spec.scenario in ("SingleStream", "MultiStream") and percentile:
+            metric = f"p{100 * percentile:g} {metric}"
+    return metric, unit, scale
+
+
+def shown_otherwise(spec: TestSpec, detail: DetailLog) -> list[str]:
+    """Settings that LoadGen's log, which a checker reads, shows otherwise than planned."""
+    wanted: dict[str, Any] = {SHOWN[k]: value for k, value in spec.settings.items() if k in SHOWN}
+    if spec.scenario != "Server":
+        wanted = {key: value for key, value in wanted.items() if "target" not in key}
+    wanted["effective_scenario"] = spec.scenario
+    wanted["effective_test_mode"] = "AccuracyOnly" if spec.test == "accuracy" else "PerformanceOnly"
+    seen = detail.values
+    return [
+        f"LoadGen's log shows {key} {seen[key]} instead of {value}"
+        for key, value in wanted.items()
+        if key in seen and seen[key] != value
+    ]
+
+
+def doubts_about_workers(
+    facts: Sequence[dict[str, Any]], differences: Sequence[str], absent: Sequence[str], outcome: Outcome
+) -> list[str]:
+    """What makes a result one of another system than it says, or its answers strange."""
+    board = outcome.board
+    # Several kinds of device are a system like any other; different code or precision are different answers.
+    doubts = [f"workers: {text}" for text in differences if not text.startswith(MAY_DIFFER)]
+    if absent:
+        doubts.append(f"workers: only {len(facts)} took part; lost before: {', '.join(absent)}")
+    if any(fact.get("weights") == "seeded" for fact in facts):
+        doubts.append("weights: a worker computed with seeded weights")
+    late, foreign = board.total("late"), outcome.result.get("foreign_answers") or 0
+    if (late and not outcome.losses) or foreign:
+        doubts.append(f"answers: {late} came late and {foreign} from another test, though no worker was lost")
+    if dropped := board.total("rows_dropped"):
+        doubts.append(f"timings: {dropped} frames are missing in the workers' stage times")
+    return doubts
 
 
 def unofficial_because(
@@ -56,7 +117,8 @@ def unofficial_because(
 
     `findings` are broken rules, `evidence` what could not be shown (hashes, a clean commit).
     """
-    because = [f"{f.rule}: {f.why} ({f.source})" for f in findings if f.scope == "test"]
+    named = {f.rule + f.why: f"{f.rule}: {f.why} ({f.source})" for f in findings if f.scope == "test"}
+    because = list(named.values())
     if outcome.status != "finished":
         how = "failed" if outcome.status == "failed" else "was interrupted"
         because.append(f"the test {how}: {outcome.reason}")
@@ -67,7 +129,7 @@ def unofficial_because(
     if spec.test == "accuracy" and outcome.status == "finished":
         if accuracy is None:
             because.append("the accuracy could not be scored")
-        elif not accuracy.reached:
+        elif not accuracy.reached and spec.division != "open":  # open chooses its own model and accuracy
             because.append(
                 f"accuracy {accuracy.value:g} is below the target {accuracy.target:g} {accuracy.unit}"
             )

@@ -130,6 +130,8 @@ def record(scenario: str = "Server", kind: str = "performance", **changed: Any) 
         "loadgen": {},
         "versions": {},
         "hashes": {},
+        "files": {},
+        "index_approval": None,
         "started": "",
         "wall_s": 31.5,
         "digest": "",

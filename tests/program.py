@@ -51,6 +51,26 @@ loadgen:
   Server: {{target_qps: {qps}, target_latency: {limit_ms}}}
   Offline: {{target_qps: {qps}}}
 """
+PHOTOS = """
+name: photos
+round: v6.1
+suite: edge
+division: open
+benchmark: resnet
+scenarios: [Offline]
+runs: [performance]
+task:
+  name: imagenet-photos
+  path: photos
+backend:
+  engine: torch
+  model: efficientnet-lite0
+  weights: weights.pth
+workers:
+  count: 1
+loadgen:
+  min_duration: 100
+"""
 USUAL: dict[str, Any] = {
     "name": "echoes",
     "scenarios": "Server",
@@ -78,7 +98,7 @@ def manifest(folder: Path, **wanted: Any) -> Path:
 class Program:
     """One `loadgrid ...`: the lines that it prints, its processes, the runs that it writes."""
 
-    def __init__(self, folder: Path, *arguments: str | Path, env: Mapping[str, str] | None = None):
+    def __init__(self, folder: Path, *arguments: object, env: Mapping[str, str] | None = None):
         self.runs = folder / "runs"
         self.ray_folder = short_folder()
         self.mark = f"{os.getpid()}-{next(_numbers)}"

@@ -230,6 +230,7 @@ def test_a_plan_that_breaks_nothing_says_so() -> None:
         suite=("suite: datacenter,edge", "suite: edge"),
         scenarios=("[SingleStream, MultiStream, Server, Offline]", "[SingleStream, MultiStream, Offline]"),
         backend=("{engine: echo}", "{engine: torch, model: resnet50, weights: w.pth}"),
+        task=("{name: 'null'}", "{name: imagenet}"),
         duration=("  min_duration: 30000\n", ""),
     )
     text = planned(good)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from orchestrator.pace import FLOOR_S, Pace
+from orchestrator.pace import FLOOR_S, Pace, even_warm_ups
 
 TIME_BUDGET_S = 3
 
@@ -52,3 +54,11 @@ def test_an_absurd_batch_moves_the_pace_by_a_bounded_step(size: int, compute_s: 
     pace = Pace([(1, 0.010), (8, 0.024)], 8)
     pace.observe(size, compute_s)
     assert 0.9 < pace.factor < 3.5
+
+
+def test_twins_begin_with_the_pace_of_the_fastest() -> None:
+    def worker(device: str, *seconds: float) -> dict[str, Any]:
+        return {"device": device, "model_hash": "m", "warm_up": [[1, seconds[0]], [8, seconds[1]]]}
+
+    found = even_warm_ups([worker("cpu", 0.17, 0.06), worker("cpu", 0.03, 0.07), worker("cuda", 0.01, 0.02)])
+    assert found == [[(1, 0.03), (8, 0.06)], [(1, 0.03), (8, 0.06)], [(1, 0.01), (8, 0.02)]]

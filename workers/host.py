@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -95,6 +96,7 @@ class WorkerHost:
             "warm_up": [[int(n), float(s)] for n, s in warm_up],
             "max_batch": self.spec.max_batch,
             "library": self._library.digest if self._library else None,
+            "code": _code_sha256(),
             **facts,
             "versions": _versions() | facts.get("versions", {}),
         }
@@ -180,6 +182,15 @@ class WorkerHost:
         if self._backend is not None:
             self._backend.close()
             self._backend = None
+
+
+def _code_sha256() -> str:
+    """sha256 over this package's source: two hosts must not run two LoadGrids."""
+    digest = hashlib.sha256()
+    folder = Path(__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _versions() -> dict[str, str]:

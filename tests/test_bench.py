@@ -1,0 +1,149 @@
+"""`loadgrid bench`: every key that was promised, both payloads and securities, the search for a rate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from orchestrator import bench as bench_command
+from orchestrator.bench import SWEEP_RESOLUTION, highest
+from orchestrator.record import Record
+from tests import made_records
+from tests.program import Program
+from tests.ray_nodes import LocalRay
+
+TIME_BUDGET_S = 60
+
+FIGURES = ["completed_qps", "valid", "p50_ms", "p99_ms", "p999_ms", "driver_cpu_us_per_sample"]
+
+
+def bench(folder: Path, ray_here: LocalRay, *arguments: str, code: int | None = 0) -> Any:
+    """What `bench` prints with --json, over the tests' own Ray."""
+    (folder / "cache").mkdir(exist_ok=True)
+    where = ["--address", ray_here.address, "--workers", "2", "--json"]
+    with Program(folder, "bench", *arguments, *where, env=ray_here.env) as program:
+        ended = program.end(60.0)
+        program.nothing_left_in(5.0)
+    assert code is None or ended == code, program.said
+    assert len(program.lines) >= 1, "nothing was printed"
+    found = [json.loads(line) for line in program.lines]
+    return found if len(found) > 1 else found[0]
+
+
+def test_null_prints_every_figure_of_both_paths_and_their_ratio(tmp_path: Path, local_ray: LocalRay) -> None:
+    rates = ["--qps", "1000", "--qps", "2000", "--duration-s", "1"]
+    for row, offered in zip(bench(tmp_path, local_ray, "null", *rates), (1000, 2000), strict=True):
+        assert row["offered_qps"] == offered
+        for figures in (row, row["inprocess"]):
+            assert set(FIGURES) <= set(figures)
+            assert figures["valid"] is True
+            assert 0.8 * offered < figures["completed_qps"] < 1.2 * offered
+            assert 0 < figures["p50_ms"] <= figures["p99_ms"] <= figures["p999_ms"]
+            assert figures["driver_cpu_us_per_sample"] > 0
+        assert row["ratio"]["completed_qps"] == pytest.approx(1.0, abs=0.2)
+        assert row["ratio"]["p99_ms"] > 0
+        assert (row["workers"], row["duration_s"], row["security"]) == (2, 1, "curve")
+        assert (row["payload_bytes"], row["response_bytes"]) == (0, 4)
+        assert set(row["stages_ms"]) >= {"driver_queue", "wire", "worker_queue", "compute", "return"}
+
+
+@pytest.mark.parametrize("security", ["curve", "none"])
+def test_values_travel_under_both_securities(tmp_path: Path, local_ray: LocalRay, security: str) -> None:
+    sizes = ["--payload-bytes", "150528", "--response-bytes", "100000", "--security", security]
+    row = bench(tmp_path, local_ray, "null", "--qps", "100", "--duration-s", "1", *sizes, code=None)
+    assert "failed" not in row
+    assert (row["security"], row["payload_bytes"], row["response_bytes"]) == (security, 150_528, 100_000)
+    assert row["gigabytes_per_s"] == pytest.approx(row["completed_qps"] * 250_528 / 1e9, rel=0.01)
+    assert row["gigabytes_per_s"] > 0.01
+
+
+def test_offline_tells_how_soon_the_first_answer_came(tmp_path: Path, local_ray: LocalRay) -> None:
+    found = bench(tmp_path, local_ray, "offline", "--samples", "50000")
+    assert found["samples"] == pytest.approx(50_000, abs=2)
+    assert 0 < found["issue_s"] <= found["first_answer_s"] < 5
+    assert found["samples_per_s"] > 10_000
+    assert found["max_rss_bytes"] > 1e6
+
+
+def test_sweep_prints_the_highest_rate_and_every_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command on a path whose capacity is known: real ones need minutes."""
+
+    class Simulated:
+        def __init__(self, *_: object) -> None:
+            """Needs no cluster."""
+
+        def __enter__(self) -> Simulated:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            """Nothing to end."""
+
+        def test(self, scenario: str, qps: float, duration_s: float) -> tuple[Record, None, None]:
+            result = made_records.record().result.model_copy(update={"valid": qps <= 120_000, "value": qps})
+            driver = made_records.driver(rss_growth_bytes=0, max_rss_bytes=0)
+            return made_records.record(scenario, result=result, driver=driver), None, None
+
+    monkeypatch.setattr(bench_command, "Bench", Simulated)
+    told = CliRunner().invoke(bench_command.app, ["sweep", "--json"])
+    assert told.exit_code == 0, told.output
+    found = json.loads(told.stdout)
+    assert 120_000 / (1 + SWEEP_RESOLUTION) <= found["highest_valid_qps"] <= 120_000
+    assert found["highest_valid_qps"] == max(row["offered_qps"] for row in found["tests"] if row["valid"])
+    assert all(set(FIGURES) <= set(row) for row in found["tests"])
+
+
+def test_a_wrong_setting_is_one_message(tmp_path: Path, local_ray: LocalRay) -> None:
+    arguments = ["bench", "null", "--security", "curv", "--address", local_ray.address]
+    with Program(tmp_path, *arguments, env=local_ray.env) as program:
+        assert program.end(10.0) == 2
+        assert len(program.lines) == 1 and 'did you mean "curve"?' in program.said
+
+
+# The search
+
+
+@pytest.mark.parametrize("start", [1.0, 50_000.0])
+@pytest.mark.parametrize("capacity", [1_000.0, 49_999.0, 50_000.0, 650_000.0, 3_000_000.0])
+def test_the_search_comes_within_its_resolution_of_the_capacity(start: float, capacity: float) -> None:
+    tried: list[float] = []
+
+    def holds(rate: float) -> bool:
+        tried.append(rate)
+        return rate <= capacity
+
+    found = highest(holds, start)
+    assert capacity / (1 + SWEEP_RESOLUTION) <= found <= capacity
+    assert found in tried
+    assert len(tried) <= 30 and len(set(tried)) == len(tried)
+
+
+def test_the_search_never_answers_a_rate_that_did_not_hold(rng: np.random.Generator) -> None:
+    """A shared machine: near its capacity a rate holds by chance."""
+    for _ in range(200):
+        capacity = float(rng.uniform(1e3, 1e6))
+        held: list[float] = []
+
+        def holds(rate: float, capacity: float = capacity, held: list[float] = held) -> bool:
+            good = rate <= capacity * rng.uniform(0.9, 1.1)
+            held += [rate] * good
+            return bool(good)
+
+        found = highest(holds, 50_000.0)
+        assert found in held
+        assert 0.5 * capacity < found < 1.15 * capacity
+
+
+def test_a_path_that_holds_nothing_gives_nothing() -> None:
+    tried: list[float] = []
+
+    def holds(rate: float) -> bool:
+        tried.append(rate)
+        return False
+
+    assert highest(holds, 50_000.0) == 0.0
+    assert len(tried) <= 11

@@ -1,0 +1,57 @@
+"""Rules about what is measured: the benchmark's own data set, network and percentile."""
+
+from __future__ import annotations
+
+from tests.test_plan import planned, rules_of
+
+TIME_BUDGET_S = 5
+
+
+def test_every_division_wants_the_benchmarks_own_data_set_and_all_but_open_its_network() -> None:
+    other = {
+        "task": {"name": "tensor"},
+        "backend": {"engine": "torch", "model": "perceptron", "weights": "w.pt"},
+    }
+    assert rules_of(planned(**other)[0]) == ["data_set", "reference_model"]
+    assert rules_of(planned(**other, division="open")[0]) == ["data_set"]
+
+
+def test_a_stream_is_not_measured_at_another_percentile_in_any_division() -> None:
+    words = {"SingleStream": {"target_latency_percentile": 50}}
+    assert rules_of(planned(division="open", loadgen=words)[0]) == ["target_latency_percentile"]
+
+
+def test_divisions_have_their_rules() -> None:
+    network = {"division": "network", "suite": "datacenter,edge", "scenarios": ["Server"]}
+    assert rules_of(planned(**network)[0]) == ["payload"]
+    edge = {**network, "suite": "edge", "scenarios": ["SingleStream", "MultiStream", "Offline"]}
+    assert rules_of(planned(**edge, dispatch={"payload": "value"})[0]) == ["network", "network"]
+    assert rules_of(planned(**network, dispatch={"payload": "value"})[0]) == []
+    local = {"dispatch": {"payload": "value"}, "workers": {"where": "local"}}
+    assert rules_of(planned(**network, **local)[0]) == ["network"]
+    assert "division" in rules_of(planned(round="v1.0", division="network", scenarios=["Offline"])[0])
+    assert rules_of(planned(accuracy_target=70.0)[0]) == ["accuracy_target"]
+    goal = planned(division="open", accuracy_target=70.0)[1]
+    assert rules_of(goal) == []
+    assert goal.accuracy is not None
+    assert goal.accuracy.target == 70.0
+
+
+def test_the_open_division_may_choose_its_percentile_but_the_checker_wants_the_limit() -> None:
+    common = {"division": "open", "suite": "datacenter,edge", "scenarios": ["Server"]}
+    percentile = planned(**common, loadgen={"Server": {"target_latency_percentile": 95}})[0]
+    assert rules_of(percentile) == []
+    limit = planned(**common, loadgen={"Server": {"target_latency": 30}})[0]
+    assert rules_of(limit) == ["server_target_latency"]
+    assert "the checker does not" in next(
+        f.why for f in limit.broken_rules if f.rule == "server_target_latency"
+    )
+    assert limit.limit_ns == 30_000_000
+
+
+def test_a_network_test_is_not_coalesced() -> None:
+    common = {"division": "network", "suite": "datacenter,edge", "scenarios": ["Server"]}
+    quiet = planned(**common, dispatch={"payload": "value"})[0]
+    assert quiet.settings["server_coalesce_queries"] is False
+    loud = {"loadgen": {"Server": {"coalesce_queries": 1}}, "dispatch": {"payload": "value"}}
+    assert rules_of(planned(**common, **loud)[0]) == ["network_coalescing"]
