@@ -16,6 +16,7 @@ import typer
 from rich.console import Console as Terminal
 from rich.table import Table
 
+from orchestrator import children
 from orchestrator.campaign import EXIT_INVALID, Session
 from orchestrator.logs import read_detail
 from orchestrator.manifest import Manifest, parse_manifest
@@ -174,7 +175,8 @@ def in_process(spec: TestSpec, test_folder: Path, response_bytes: int, duration_
             "response_bytes": min(response_bytes, 64 * KB),
         }
         done = subprocess.run(
-            [sys.executable, "-m", "orchestrator.nullsut"],
+            children.command("orchestrator.nullsut"),
+            env=children.environment(),
             input=json.dumps(order),
             capture_output=True,
             text=True,

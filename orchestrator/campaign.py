@@ -215,7 +215,7 @@ class Session:
             payload=d.payload,
             library=str(self.library.folder),
             security=d.security,
-            address=d.listen or ("127.0.0.1" if self.fleet is None else cluster.node_address()),
+            address=d.listen or self._own_address(),
             ports=d.ports,
             io_threads=d.io_threads or IO_THREADS[d.payload],
             on_loss=m.on_loss,
@@ -226,6 +226,11 @@ class Session:
             target_qps=float(spec.settings.get("server_target_qps", 0) or 0),
         )
 
+    def _own_address(self) -> str:
+        """Where workers find the test; a Ray that was started here has none elsewhere."""
+        alone = self.fleet is None or self.address == "local"
+        return "127.0.0.1" if alone else cluster.node_address()
+
     def _seats(self) -> list[Seat]:
         """The workers that live, each with a fresh key."""
         if self.fleet is None:
@@ -234,7 +239,7 @@ class Session:
         facts = {fact["name"]: fact for fact in self.fleet.facts}
         warm_ups = dict(zip(facts, even_warm_ups(self.fleet.facts), strict=True))
         secure = self.manifest.dispatch.security == "curve"
-        keys = self.fleet.keys() if secure else dict.fromkeys(self.fleet.names, "")
+        keys = self.fleet.keys(self.stop) if secure else dict.fromkeys(self.fleet.names, "")
         return [
             Seat(name=n, public_key=k, warm_up=warm_ups[n], max_batch=facts[n]["max_batch"])
             for n, k in keys.items()

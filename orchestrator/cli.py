@@ -126,6 +126,8 @@ def _guarded(call: Callable[[], int]) -> int:
         return _complain(str(error), EXIT_SETUP)
     except (KeyboardInterrupt, Interrupted) as error:
         return _complain(f"interrupted: {error}" if str(error) else "interrupted", EXIT_INTERRUPTED)
+    except MemoryError as error:
+        return _complain(f"not enough memory{f': {error}' if str(error) else ''}", EXIT_SETUP)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _complain(f"{where}{error.strerror or error}", EXIT_SETUP)

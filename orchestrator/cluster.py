@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from orchestrator import rayauth, reaper
@@ -42,6 +43,10 @@ class ClusterError(Exception):
     """The cluster cannot run what the manifest asks; the text says what is missing and the mend."""
 
 
+# Who ends a local Ray if this process is killed; at most one.
+_armed: list[reaper.Reaper] = []
+
+
 @dataclass(frozen=True)
 class Placement:
     """Where workers go: `count` in all, or with strategy per_node that many on every node with room."""
@@ -58,7 +63,8 @@ def connect(address: str, num_cpus: int | None = None) -> None:
     before = signal.getsignal(signal.SIGTERM)
     try:
         if address == "local":
-            _Reaper.arm()
+            if not _armed:
+                _armed.append(reaper.Reaper(Path(ray.__file__).parent))
             ray.init(
                 address="local",
                 include_dashboard=False,
@@ -76,6 +82,8 @@ def connect(address: str, num_cpus: int | None = None) -> None:
     except SystemExit:  # Ray's own answer to SIGTERM
         raise Interrupted("SIGTERM received") from None
     finally:
+        for armed in _armed:
+            armed.unmark()
         # Ray takes the signal for itself: a run would end in the middle, without a record.
         signal.signal(signal.SIGTERM, before)
 
@@ -95,25 +103,11 @@ def _refuse_closed(address: str) -> None:
 
 def disconnect() -> None:
     """Leave the cluster; a local one ends."""
+    for armed in _armed:
+        armed.note()
     ray.shutdown()
-    _Reaper.disarm()
-
-
-class _Reaper:
-    """Ends a local Ray if this process is killed; one at a time."""
-
-    pipe: int | None = None
-
-    @classmethod
-    def arm(cls) -> None:
-        if cls.pipe is None:
-            cls.pipe = reaper.start()
-
-    @classmethod
-    def disarm(cls) -> None:
-        if cls.pipe is not None:
-            os.close(cls.pipe)
-            cls.pipe = None
+    while _armed:
+        _armed.pop().disarm()
 
 
 def node_address() -> str:
@@ -222,9 +216,11 @@ class RayFleet:
             if len(groups := _grouped(self.facts, key)) > 1
         ]
 
-    def keys(self) -> dict[str, str]:
+    def keys(self, stop: Callable[[], str | None] = lambda: None) -> dict[str, str]:
         """A fresh public key of every live worker, in order; one that cannot make one is left out."""
-        made, _ = self._ask("key", self.names, KEY_TIMEOUT_S)
+        made, _ = self._ask("key", self.names, KEY_TIMEOUT_S, stop)
+        if reason := stop():
+            raise Interrupted(reason)
         return made
 
     def attach(self, tickets: dict[str, Ticket]) -> None:
@@ -251,16 +247,17 @@ class RayFleet:
                     self._dead[name] = _first_line(error)
         return found
 
-    def detach(self, lost: Collection[str] = ()) -> list[str]:
+    def detach(self, lost: Collection[str] = (), stop: Callable[[], str | None] = lambda: None) -> list[str]:
         """Wait until every worker has left the test; one that cannot is killed, named, and not used again.
 
-        Those in `lost` are not waited for as long as an honest batch may take.
+        Those in `lost` are not waited for as long as an honest batch may take, and nobody once `stop` tells
+        a reason: there is no next test to be free for.
         """
         self.lost()
         doubtful = [name for name in self.names if name in lost]
         others = [name for name in self.names if name not in lost]
-        _, stuck = self._ask("detach", doubtful, LOST_TIMEOUT_S)
-        _, late = self._ask("detach", others, DETACH_TIMEOUT_S)
+        _, stuck = self._ask("detach", doubtful, LOST_TIMEOUT_S, stop)
+        _, late = self._ask("detach", others, DETACH_TIMEOUT_S, stop)
         self._attaching = {}
         return stuck + late
 
@@ -310,14 +307,25 @@ class RayFleet:
             )
         return [PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i) for i in range(count)]
 
-    def _ask(self, method: str, names: Sequence[str], timeout_s: float) -> tuple[dict[str, Any], list[str]]:
-        """What these workers answer, and who did not: those are killed and not used again."""
+    def _ask(
+        self, method: str, names: Sequence[str], timeout_s: float, stop: Callable[[], str | None]
+    ) -> tuple[dict[str, Any], list[str]]:
+        """What these workers answer, and who did not: those are killed and not used again.
+
+        When `stop` tells a reason, whoever has not answered yet is let be.
+        """
         asked = {name: getattr(self._actors[name], method).remote() for name in names}
         if not asked:
             return {}, []
-        ray.wait(list(asked.values()), num_returns=len(asked), timeout=timeout_s)
+        waiting, until = list(asked.values()), time.monotonic() + timeout_s
+        while waiting and (left_s := until - time.monotonic()) > 0 and not stop():
+            slice_s = min(left_s, STOP_EVERY_S)
+            _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=slice_s)
+        let_be = set(waiting) if stop() else set()
         answers, stuck = {}, []
         for name, ref in asked.items():
+            if ref in let_be:
+                continue
             try:
                 answers[name] = ray.get(ref, timeout=0)
             except ray.exceptions.RayActorError as error:

@@ -28,12 +28,16 @@ from orchestrator.pace import Pace
 PIECE_S = 100e-6
 WINDOW_BATCHES = 2
 NO_CREDIT = float("inf")
+UNBOUNDED = 2**62
 PACES_GOOD_FOR = 16  # answers, at least
 
 
 @dataclass(slots=True)
 class Flight:
-    """A frame under way: `ids` uint64 (n,), what is `left` to answer, `open` (n,) once partly answered."""
+    """A frame under way: `ids` uint64 (n,), what is `left` to answer, `open` (n,) once partly answered.
+
+    `under_way` counts the samples that all workers held when it was sent, where their bytes travel too.
+    """
 
     worker: int
     ids: np.ndarray
@@ -42,6 +46,7 @@ class Flight:
     sent_ns: int
     left: int
     batches_held: int
+    under_way: int = 0
     open: np.ndarray | None = None
 
 
@@ -71,11 +76,15 @@ class Seat:
 
 
 class Credit:
-    """Deals to the workers of one test; `together` keeps small samples in one frame."""
+    """Deals to the workers of one test; `together` keeps small samples in one frame.
 
-    def __init__(self, seats: Sequence[Seat], *, together: bool = True) -> None:
+    `most` is what a worker may hold whatever its pace, in samples.
+    """
+
+    def __init__(self, seats: Sequence[Seat], *, together: bool = True, most: int = UNBOUNDED) -> None:
         self._seats = seats
         self._together = together
+        self._most = most
         # One number a worker, so that finding the soonest is two C calls, with 64 workers too.
         self._finish: list[float] = [NO_CREDIT] * len(seats)
         self._slow: list[int] = []
@@ -95,7 +104,7 @@ class Credit:
         finish = self._finish
         for worker in self._slow:
             seat = self._seats[worker]
-            seat.credit = self._slow_credit(seat, waiting)
+            seat.credit = min(self._slow_credit(seat, waiting), self._most)
             finish[worker] = seat.finish_s
         shares: dict[int, int] = {}
         while waiting:
@@ -133,7 +142,7 @@ class Credit:
             elif pace.batch_s >= WINDOW_BATCHES * self._fastest_batch_s:
                 self._slow.append(i)
             else:
-                seat.credit = _full_credit(seat)
+                seat.credit = min(_full_credit(seat), self._most)
             self._samples_per_s += seat.alive / seat.sample_s
             self._finish[i] = seat.finish_s
 

@@ -14,7 +14,7 @@ from itertools import chain
 
 import numpy as np
 
-from orchestrator.credit import Credit, Flight, Seat
+from orchestrator.credit import UNBOUNDED, Credit, Flight, Seat
 from orchestrator.pace import Pace
 from workers.protocol import Answer, Segment
 
@@ -22,6 +22,12 @@ from workers.protocol import Answer, Segment
 ARRAY_FROM = 256
 HANG_FLOOR_S = 5.0
 HANG_BATCHES = 20
+# In value mode a worker holds no more than this, whatever its pace: two batches of volumes are gigabytes.
+BYTES_PER_WORKER = 256_000_000
+# A worker computes what has arrived while the rest still travels, so a frame is not all that it may hold.
+BYTES_PER_FRAME = 16_000_000
+# The slowest link that is still considered honest.
+SLOWEST_WIRE_BYTES_S = 50e6
 
 Ids = list[int] | np.ndarray
 NO_IDS = np.empty(0, np.uint64)
@@ -74,7 +80,10 @@ class Completion:
 
 
 class Dispatcher:
-    """Queue, credit, in-flight table and losses of one test."""
+    """Queue, credit, in-flight table and losses of one test.
+
+    `sample_bytes` is what a sample weighs on the wire, on average; 0 where only indices travel.
+    """
 
     def __init__(
         self,
@@ -82,10 +91,10 @@ class Dispatcher:
         *,
         on_loss: str = "reissue",
         one_sample_frames: bool = False,
+        sample_bytes: float = 0.0,
     ) -> None:
         self.seats = [Seat(name, pace) for name, pace in workers]
         self.on_loss = on_loss
-        self.one_sample_frames = one_sample_frames
         self.losses: list[Loss] = []
         self.waiting = 0
         self.issued = 0
@@ -95,7 +104,14 @@ class Dispatcher:
         self._flights: dict[int, Flight] = {}
         self._next_frame = 1
         self._live = len(self.seats)
-        self._credit = Credit(self.seats, together=not one_sample_frames)
+        self._stuck = (0, 0)  # the next frame's number, and since when nothing moves
+        self._sample_bytes = sample_bytes
+        self._under_way = 0
+        most, self._frame_most = UNBOUNDED, 1 if one_sample_frames else UNBOUNDED
+        if sample_bytes:
+            most = max(int(BYTES_PER_WORKER // sample_bytes), 1)
+            self._frame_most = min(max(int(BYTES_PER_FRAME // sample_bytes), 1), self._frame_most)
+        self._credit = Credit(self.seats, together=not one_sample_frames, most=most)
 
     @property
     def outstanding(self) -> int:
@@ -123,9 +139,15 @@ class Dispatcher:
                 f"no worker is left (the last: {last.worker}, {last.reason}) and {self.waiting} samples wait"
             )
         shares = self._credit.deal(self.waiting)
-        if not self.one_sample_frames:
+        most = self._frame_most
+        if most == UNBOUNDED:
             return [self._frame(worker, n, now_ns) for worker, n in shares.items()]
-        return [self._frame(worker, 1, now_ns) for worker, n in shares.items() for _ in range(n)]
+        self._under_way = self.outstanding - self.waiting + sum(shares.values())
+        return [
+            self._frame(worker, min(n - at, most), now_ns)
+            for worker, n in shares.items()
+            for at in range(0, n, most)
+        ]
 
     def answer(self, worker: int, answer: Answer, now_ns: int) -> Completion | None:
         """Book an answer; returns what to report to LoadGen, None if nothing in it was still open."""
@@ -181,15 +203,29 @@ class Dispatcher:
         Heartbeats never see a hang: the transport answers them while Python spins.
         """
         found = []
+        under_way = self.outstanding - self.waiting
         for number, seat in enumerate(self.seats):
             if not seat.alive or not seat.flights:
                 continue
             oldest = next(iter(seat.flights.values()))
             age_s = (now_ns - oldest.sent_ns) * 1e-9
             slowest_s = seat.pace.slowest_batch_s * max(seat.pace.factor, 1.0)
-            if age_s > max(HANG_FLOOR_S, HANG_BATCHES * slowest_s * oldest.batches_held):
+            limit_s = max(HANG_FLOOR_S, HANG_BATCHES * slowest_s * oldest.batches_held)
+            # One cable may carry the bytes of all workers, in any order.
+            limit_s += max(oldest.under_way, under_way) * self._sample_bytes / SLOWEST_WIRE_BYTES_S
+            if age_s > limit_s:
                 found.append((number, age_s))
         return found
+
+    def stuck_s(self, now_ns: int) -> float:
+        """How long calls have seen samples wait, with nothing under way and nothing sent."""
+        if not self.waiting or self._flights:
+            self._stuck = (0, 0)
+        elif self._stuck[0] != self._next_frame:
+            self._stuck = (self._next_frame, now_ns)
+        else:
+            return (now_ns - self._stuck[1]) * 1e-9
+        return 0.0
 
     # -- inside ----------------------------------------------------------------------------------------------
 
@@ -200,7 +236,7 @@ class Dispatcher:
         frame = self._next_frame
         self._next_frame += 1
         held = -(-seat.outstanding // seat.pace.max_batch)
-        flight = Flight(worker, ids, indices, issued_ns, now_ns, n, held)
+        flight = Flight(worker, ids, indices, issued_ns, now_ns, n, held, self._under_way)
         self._flights[frame] = seat.flights[frame] = flight
         return Send(worker, frame, indices)
 

@@ -38,6 +38,10 @@ CHECK_EVERY_NS = 100_000_000
 STALL_NS = 1_000_000_000
 IDLE_WAIT_MS = 50
 PINGS = 8
+LOAD_TIMEOUT_S = 600.0
+ASK_TIMEOUT_S = 10.0  # for what a worker does at once
+STUCK_S = 2.0
+TEXT_BYTES = 4000  # of a worker's words, at most
 
 
 class ExchangeFailed(Exception):
@@ -85,6 +89,7 @@ class Exchange:
         self._seen: dict[Kind, dict[int, bytes]] = {}
         self._changed = threading.Condition()
         self._checked_ns = 0
+        self._ping_ns = 0  # the number of the ping that is out
         self._behind = False  # messages may wait that no drain has seen
         self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
 
@@ -103,7 +108,7 @@ class Exchange:
         if self._library is not None:
             self._library.load(array)
         else:
-            self._ask_all(Kind.LOADED, indices_message(Kind.LOAD, self._epoch, array))
+            self._ask_all(Kind.LOADED, indices_message(Kind.LOAD, self._epoch, array), LOAD_TIMEOUT_S)
         self._watch_hangs = True
 
     def unload(self, indices: Sequence[int]) -> None:
@@ -118,7 +123,7 @@ class Exchange:
     def node_names(self) -> list[str]:
         """Every node's name over a real round trip, in the workers' order (Network division)."""
         named = self._ask_all(Kind.NAMED, control(Kind.NAME, self._epoch))
-        return [named[i].decode(errors="replace") for i in sorted(named)]
+        return [_printable(named[i]) for i in sorted(named)]
 
     # -- called from the main thread -------------------------------------------------------------------------
 
@@ -128,9 +133,13 @@ class Exchange:
 
     def wait_attached(self, timeout_s: float) -> None:
         """Wait for every worker's HELLO, then measure each idle wire; ExchangeFailed names who is missing."""
-        self._wait_for(Kind.HELLO, timeout_s, "did not attach")
+        if missing := self._missing_after(timeout_s, Kind.HELLO):
+            names = ", ".join(self._dispatcher.seats[i].name for i in missing)
+            raise ExchangeFailed(f"after {timeout_s:g} s worker {names} did not attach")
         for _ in range(PINGS):
-            self._ask_all(Kind.PONG, control(Kind.PING, self._epoch, time.monotonic_ns()))
+            self._ping_ns = time.monotonic_ns()
+            self._ask_all(Kind.PONG, control(Kind.PING, self._epoch, self._ping_ns))
+        self._ping_ns = 0
 
     def lose(self, name: str, reason: str) -> None:
         """Somebody else (Ray) saw that a worker died."""
@@ -209,6 +218,8 @@ class Exchange:
         """A few times a second: broken links, hangs, and the counters that others read."""
         stalled = now_ns - self._checked_ns > STALL_NS
         self._checked_ns = now_ns
+        if self._dispatcher.stuck_s(now_ns) > STUCK_S:
+            raise ExchangeFailed("samples wait and no worker has credit")
         for worker, reason in self._link.lost():
             self._lose(worker, reason)
         # What waits here unread, or came while this process stood still, is not the worker's hang.
@@ -220,7 +231,7 @@ class Exchange:
     # -- messages --------------------------------------------------------------------------------------------
 
     def _handle(self, worker: int, parts: list[Buffer]) -> None:
-        name = self._dispatcher.seats[worker].name
+        seat = self._dispatcher.seats[worker]
         try:
             head = read_head(parts[0])
             if head.epoch != self._epoch:
@@ -230,19 +241,26 @@ class Exchange:
                 self._answer(worker, decode_answer(head, parts))
                 return
             body = control_body(parts)
-        except ProtocolError as error:
-            raise ExchangeFailed(f"worker {name} sent a malformed frame: {error}") from None
-        seat = self._dispatcher.seats[worker]
+        except (ProtocolError, PeerFault) as error:
+            if not seat.alive:
+                return
+            if isinstance(error, PeerFault):
+                raise
+            raise ExchangeFailed(f"worker {seat.name} sent a malformed frame: {error}") from None
         if not seat.alive:
             return  # its loss is booked, and what held it up may well end in an error
         if head.kind is Kind.FAIL:
-            raise ExchangeFailed(f"worker {name} failed: {body.decode(errors='replace')}")
+            raise ExchangeFailed(f"worker {seat.name} failed: {_printable(body)}")
         if head.kind is Kind.PONG:
-            rtt_s = (time.monotonic_ns() - head.number) * 1e-9
+            if head.number != self._ping_ns:
+                return
+            rtt_s = max(time.monotonic_ns() - head.number, 0) * 1e-9
             seat.wire_s = min(seat.wire_s or rtt_s, rtt_s)
         if head.kind is Kind.HELLO:
-            if body.decode(errors="replace") != name:
-                raise ExchangeFailed(f"worker {body!r} connected in the place of worker {name}")
+            if body != seat.name.encode():
+                raise ExchangeFailed(
+                    f"worker '{_printable(body)}' connected in the place of worker {seat.name}"
+                )
             try:
                 self._link.send(worker, control(Kind.WELCOME, self._epoch))
             except LinkDown as error:
@@ -289,8 +307,11 @@ class Exchange:
 
     # -- asking all workers ----------------------------------------------------------------------------------
 
-    def _ask_all(self, reply: Kind, message: list[Buffer], timeout_s: float = 600.0) -> dict[int, bytes]:
-        """Send a message to every live worker and wait for all replies."""
+    def _ask_all(
+        self, reply: Kind, message: list[Buffer], timeout_s: float | None = None
+    ) -> dict[int, bytes]:
+        """Send a message to every live worker and wait for all replies; who gives none is lost."""
+        timeout_s = timeout_s or ASK_TIMEOUT_S
         with self._changed:
             self._seen[reply] = {}
 
@@ -304,21 +325,32 @@ class Exchange:
                     self._lose(i, str(error))
 
         self._call(send)
-        return self._wait_for(reply, timeout_s, f"did not answer with {reply.name}")
+        if missing := self._missing_after(timeout_s, reply):
 
-    def _wait_for(self, kind: Kind, timeout_s: float, what: str) -> dict[int, bytes]:
+            def lose() -> None:
+                for i in missing:
+                    self._lose(i, f"it did not answer with {reply.name} within {timeout_s:g} s")
+
+            self._call(lose)
+            if self._missing_after(ASK_TIMEOUT_S, reply):
+                raise ExchangeFailed(f"the dispatcher does not run, and {reply.name} is missing")
+        with self._changed:
+            return dict(self._seen[reply])
+
+    def _missing_after(self, timeout_s: float, kind: Kind) -> list[int]:
+        """Wait for a message of every live worker; who has sent none when the time is over."""
         until = time.monotonic() + timeout_s
         seats = self._dispatcher.seats
         with self._changed:
             while True:
                 seen = self._seen.get(kind, {})
-                missing = [s.name for i, s in enumerate(seats) if s.alive and i not in seen]
+                missing = [i for i, seat in enumerate(seats) if seat.alive and i not in seen]
                 if self.failure:
                     raise ExchangeFailed(self.failure)
-                if not missing:
-                    return dict(seen)
-                if not self._changed.wait(min(until - time.monotonic(), 1.0)) and time.monotonic() > until:
-                    raise ExchangeFailed(f"after {timeout_s:g} s worker {', '.join(missing)} {what}")
+                left_s = until - time.monotonic()
+                if not missing or left_s <= 0:
+                    return missing
+                self._changed.wait(min(left_s, 1.0))
 
     def _call(self, command: Callable[[], None]) -> None:
         """Run something on the dispatcher thread."""
@@ -358,3 +390,9 @@ class Exchange:
         for i, seat in enumerate(d.seats):
             board.counters[i, outstanding] = seat.outstanding
             board.counters[i, alive] = seat.alive
+
+
+def _printable(body: bytes) -> str:
+    """A worker's words, fit to be shown: not too many, and nothing that a terminal would obey."""
+    text = body[:TEXT_BYTES].decode(errors="replace")
+    return "".join(c if c.isprintable() else " " for c in text)

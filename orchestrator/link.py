@@ -18,6 +18,8 @@ from workers.protocol import Buffer
 ZAP_DOMAIN = "loadgrid"
 
 
+# Messages dropped in one call: somebody who floods the link must not keep its owner from everything else.
+DROPS_AT_MOST = 64
 # How long the last messages (BYE) may take to leave when a link is closed.
 CLOSE_LINGER_MS = 500
 
@@ -158,8 +160,11 @@ class RouterLink:
             raise LinkDown(f"its connection closed ({error.strerror})") from None
 
     def recv(self) -> tuple[int, list[Buffer]] | None:
-        """The next message of a known worker; a message of anybody else is dropped."""
-        while True:
+        """The next message of a known worker; a message of anybody else is dropped.
+
+        None after many of these, though more may wait; the next wait() then ends at once.
+        """
+        for _ in range(DROPS_AT_MOST):
             try:
                 identity = self._socket.recv(zmq.DONTWAIT)
             except zmq.Again:
@@ -178,6 +183,7 @@ class RouterLink:
             if not self._admitted[worker]:
                 self._admit(worker, first)
             return worker, parts
+        return None
 
     def _admit(self, worker: int, frame: zmq.Frame) -> None:
         """On a worker's first message: remember its connection, to know whom a break concerns."""

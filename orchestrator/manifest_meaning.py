@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import types
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
@@ -204,6 +205,8 @@ def _workers_problems(manifest: Manifest) -> Iterator[Problem]:
 
 def _other_problems(manifest: Manifest) -> Iterator[Problem]:
     dispatch = manifest.dispatch
+    if dispatch.listen is not None and _is_wildcard(dispatch.listen):
+        yield Problem("dispatch.listen", "name one address: workers must know where to connect")
     if dispatch.ports is not None:
         low, high = dispatch.ports
         if not 1024 <= low <= high <= 65535:
@@ -218,6 +221,16 @@ def _other_problems(manifest: Manifest) -> Iterator[Problem]:
             yield Problem(f"backend.options.{key}", "is a field of the engine; write it under backend")
     if manifest.accuracy_target is not None and "accuracy" not in manifest.runs:
         yield Problem("accuracy_target", "does nothing without an accuracy test; add accuracy to runs")
+
+
+def _is_wildcard(address: str) -> bool:
+    """Whether it means every address of the machine, in any of its spellings."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        # The C library also reads 0, 0.0 and 0x0 as 0.0.0.0.
+        return address[0] == "0" and not address.strip("0x.")
+    return found.is_unspecified or (getattr(found, "ipv4_mapped", None) or found).is_unspecified
 
 
 def _loadgen_problems(loadgen: LoadgenSection, found: Round) -> Iterator[Problem]:

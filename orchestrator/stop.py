@@ -1,9 +1,11 @@
-"""SIGINT and SIGTERM interrupt at once; while tests run the first one asks, so that a record is written."""
+"""SIGINT, SIGTERM, SIGHUP interrupt at once; while tests run the first one asks, so a record is written."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import stat
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -29,9 +31,11 @@ class Stop:
         return self.reason
 
     def listen(self) -> Stop:
-        """Hear SIGINT and SIGTERM from now on."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._heard)
+        """Hear SIGINT, SIGTERM and SIGHUP from now on."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # `nohup` has chosen to ignore a hang-up.
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._heard)
         return self
 
     @contextlib.contextmanager
@@ -45,6 +49,8 @@ class Stop:
 
     def _heard(self, number: int, _frame: Any) -> None:
         now_s = time.monotonic()
+        if number == signal.SIGHUP:
+            _leave_terminal()
         if self.reason is None:
             self.reason, self._since_s = f"{signal.Signals(number).name} received", now_s
             if self._patient:
@@ -52,3 +58,14 @@ class Stop:
         elif now_s - self._since_s < SAME_WISH_S:
             return
         raise Interrupted(self.reason)
+
+
+def _leave_terminal() -> None:
+    """If the terminal is gone, say the rest to nobody: writing there is an error and could cost a record."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        with contextlib.suppress(OSError):  # it was closed before
+            # A terminal that is gone is still a device, and no terminal any more.
+            if stat.S_ISCHR(os.fstat(fd).st_mode) and not os.isatty(fd):
+                os.dup2(nowhere, fd)
+    os.close(nowhere)

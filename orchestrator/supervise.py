@@ -8,13 +8,13 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from orchestrator import children
 from orchestrator.order import Channel, TestOrder
 from orchestrator.timings import Board, Folder
 from workers.host import Ticket
@@ -24,7 +24,6 @@ TICK_S = 0.1
 LEAVE_S = 2.0
 LOOK_EVERY_S = 0.005
 LOG_FILE = "test.log"
-ROOT = Path(__file__).resolve().parent.parent
 
 
 class Fleet(Protocol):
@@ -36,8 +35,11 @@ class Fleet(Protocol):
     def attach(self, tickets: dict[str, Ticket]) -> None:
         """Tell the workers named to connect; returns at once. lost() tells of those that could not."""
 
-    def detach(self, lost: Collection[str] = ()) -> list[str]:
-        """Wait until every worker has left the test, not long for the `lost`; who did not is lost."""
+    def detach(self, lost: Collection[str] = (), stop: Callable[[], str | None] = lambda: None) -> list[str]:
+        """Wait until every worker has left the test, not long for the `lost`; who did not is lost.
+
+        Nobody is waited for once `stop` tells a reason.
+        """
 
     def lost(self) -> list[tuple[str, str]]:
         """Workers that died since the last call, with the reason."""
@@ -87,17 +89,14 @@ class _Supervisor:
 
     def _spawn(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
         board_fd = self.outcome.board.fd
-        theirs_too = os.environ.get("PYTHONPATH", "")
         with open(Path(self.order.out_dir) / LOG_FILE, "wb") as log, theirs:
             return subprocess.Popen(
-                # -P: nothing in the folder where somebody stands may take the place of a module.
-                [sys.executable, "-P", "-m", "orchestrator.testrun", str(theirs.fileno()), str(board_fd)],
+                children.command("orchestrator.testrun", str(theirs.fileno()), str(board_fd)),
                 pass_fds=(theirs.fileno(), board_fd),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # The child runs the very code that the driver runs, wherever that was started from.
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), theirs_too]))},
+                env=children.environment(),
                 start_new_session=True,  # a Ctrl-C in the terminal must reach the driver only
             )
 
@@ -109,7 +108,7 @@ class _Supervisor:
                 self._once()
         finally:
             self._reap()
-            self.folder.fold()
+            self.folder.fold(final=True)
             self.outcome.wall_s = time.monotonic() - began
         return self.outcome
 
@@ -117,6 +116,10 @@ class _Supervisor:
         ready = self._poller.poll(TICK_S * 1000)
         for message in self.channel.receive() if ready else []:
             self._hear(message)
+        if not ready and self._has_ended():
+            # A process that it forked may hold the channel open, so its end of file need not come.
+            self._hear_the_rest()
+            self.channel.closed = True
         if self.channel.closed and not self._over:
             self._end("failed", self._how_it_died())
         if self._over:
@@ -129,6 +132,16 @@ class _Supervisor:
             self.channel.send(event="lost", worker=name, reason=reason)
         self.folder.fold()
         self.hooks.on_tick(self.outcome.board)
+
+    def _has_ended(self) -> bool:
+        """Whether the child has; it stays to be reaped."""
+        return os.waitid(os.P_PID, self.child.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+
+    def _hear_the_rest(self) -> None:
+        """What the child said before its end, without waiting for more."""
+        while not self.channel.closed and self._poller.poll(0):
+            for message in self.channel.receive():
+                self._hear(message)
 
     def _hear(self, message: dict[str, Any]) -> None:
         event = message.pop("event")
@@ -177,7 +190,7 @@ class _Supervisor:
         # It is not reaped before the kill: until then no other process can have its number.
         try:
             while not ended and time.monotonic() < until:
-                ended = os.waitid(os.P_PID, self.child.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+                ended = self._has_ended()
                 time.sleep(0 if ended else LOOK_EVERY_S)
         finally:  # also when a second signal ends the wait
             with contextlib.suppress(ProcessLookupError):
@@ -194,5 +207,6 @@ class _Supervisor:
         self.outcome.board.fd = -1
         # A run that was told to stop goes on with nobody, so it waits for nobody's batch.
         if self.fleet is not None and self.outcome.status != "interrupted":
-            for name in self.fleet.detach([loss["worker"] for loss in self.outcome.losses]):
+            lost = [loss["worker"] for loss in self.outcome.losses]
+            for name in self.fleet.detach(lost, self.hooks.stop):
                 self.hooks.on_event({"event": "stuck", "worker": name})

@@ -10,6 +10,7 @@ Started as `python -m orchestrator.testrun CONTROL_FD BOARD_FD`.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import resource
@@ -86,11 +87,14 @@ class TestProcess:
     def _open_exchange(self) -> Exchange:
         o = self.order
         workers = [(w.name, Pace(w.warm_up, w.max_batch)) for w in self.seats]
-        dispatcher = Dispatcher(workers, on_loss=o.on_loss, one_sample_frames=o.network)
-        library = None
+        library, sample_bytes = None, 0.0
         if o.payload == "value":
             assert o.library is not None
             library = Library.open(Path(o.library), verify=False)
+            sample_bytes = float(library.sizes.mean())
+        dispatcher = Dispatcher(
+            workers, on_loss=o.on_loss, one_sample_frames=o.network, sample_bytes=sample_bytes
+        )
         return Exchange(
             self.link,
             dispatcher,
@@ -236,6 +240,13 @@ def _leave_with_driver(sock: socket.socket) -> None:
     os._exit(4)
 
 
+def _allow_files() -> None:
+    """Raise the soft limit of open files, often 1,024, as far as allowed: every worker is a connection."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 class CpuMeter:
     """CPU time of this process between the first and the last completion that a check saw."""
 
@@ -271,6 +282,7 @@ def main() -> None:
     control_fd, board_fd = int(sys.argv[1]), int(sys.argv[2])
     # Ctrl-C is the driver's to handle; the driver tells us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _allow_files()
     channel = Channel(socket.socket(fileno=control_fd))
     threading.Thread(target=_leave_with_driver, args=(channel.sock,), name="driver", daemon=True).start()
     message = channel.first()

@@ -167,13 +167,18 @@ class Folder:
     def __init__(self, board: Board) -> None:
         self.board = board
         self._folded = 0
+        self._seen = 0
 
-    def fold(self) -> None:
-        """Fold what was written since the last call."""
+    def fold(self, final: bool = False) -> None:
+        """Fold what was written until the call before; all of it if `final`, once the writer has ended.
+
+        Where stores may be seen out of order (aarch64), the count may be there before the row is.
+        """
         written, size = self.board.total("rows_written"), len(self.board.ring)
-        while self._folded < written:
+        until, self._seen = written if final else self._seen, written
+        while self._folded < until:
             first = self._folded % size
-            n = min(written - self._folded, size - first)
+            n = min(until - self._folded, size - first)
             self._fold(self.board.ring[first : first + n])
             self._folded += n
             self.board.set_total("rows_folded", self._folded)

@@ -147,7 +147,7 @@ class ThreadFleet:
             ticket = tickets[host.spec.name]
             threading.Thread(target=host.attach, args=(ticket,), daemon=True).start()
 
-    def detach(self, lost: Collection[str] = ()) -> list[str]:
+    def detach(self, lost: Collection[str] = (), stop: object = None) -> list[str]:
         for host in self.hosts:
             host.detach()
         return []

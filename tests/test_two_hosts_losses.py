@@ -15,7 +15,7 @@ from tests.watched_run import WatchedRun, all_once, manifest, python_stands_stil
 TIME_BUDGET_S = 105
 
 SETTLE_S = 0.7  # from a test's first question to the trouble
-# The heartbeat's timeout and interval (workers/port.py), and a look at the monitor.
+# What TCP may leave unacknowledged (TCP_SILENCE_MS), its timers' steps, and a look at the monitor.
 CUT_LIMIT_S = 6.0
 # A frame's age at which its worker counts as hung (dispatch.HANG_FLOOR_S), with some for a busy machine.
 HANG_LIMIT_S = 7.0
@@ -145,11 +145,12 @@ def test_what_hung_workers_answer_late_completes_nothing_and_they_serve_again(
     begun = time.monotonic()
     with python_stands_still(spinning) as let_go:
         os.kill(stopped, signal.SIGSTOP)
-        noticed_s = run.wait_said("lost", LINK_CLOSED) - begun, run.wait_said("lost", "unanswered") - begun
+        names = [worker_of_pid(run, pid) for pid in (stopped, spinning)]
+        noticed_s = [run.wait_said(f"lost {name}", "unanswered") - begun for name in names]
         let_go()
         os.kill(stopped, signal.SIGCONT)
     print(f"noticed after {noticed_s[0]:.1f} s (stopped) and {noticed_s[1]:.1f} s (spinning)")
-    assert noticed_s[0] < CUT_LIMIT_S and noticed_s[1] < HANG_LIMIT_S
+    assert max(noticed_s) < HANG_LIMIT_S
     assert run.end() == 0, run.said
 
     record = run.record("hang", "Server-accuracy")

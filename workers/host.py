@@ -79,6 +79,7 @@ class WorkerHost:
     _thread: threading.Thread | None = None
     _quit: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _detached: int = 0  # times that somebody asked for it
 
     def load(self) -> dict[str, Any]:
         """Open the library, load the model, warm up; returns what the driver records and compares."""
@@ -108,11 +109,12 @@ class WorkerHost:
 
     def attach(self, ticket: Ticket) -> None:
         """Connect to a test and serve it in a thread; WorkerError if the test does not let this worker in."""
+        detached = self._detached
         port = DealerPort(
             ticket.endpoint, ticket.identity.encode(), ticket.server_key, self._keys, ticket.io_threads
         )
         try:
-            worker = self.serve(ticket.epoch, port)
+            worker = self.serve(ticket.epoch, port, detached)
         except WorkerError:
             port.close()
             raise
@@ -124,9 +126,15 @@ class WorkerHost:
                 raise WorkerError(f"worker {self.spec.name} could not attach to the test: {reason}")
             time.sleep(0.005)
 
-    def serve(self, epoch: int, port: WakablePort) -> Worker:
-        """Serve one test over `port` in a thread."""
-        self.detach()
+    def serve(self, epoch: int, port: WakablePort, detached: int | None = None) -> Worker:
+        """Serve one test over `port` in a thread; WorkerError if told to detach since `detached` was read."""
+        with self._lock:
+            self._detach()
+            if detached is not None and detached != self._detached:
+                raise WorkerError(f"worker {self.spec.name} was told to leave the test before it had come")
+            return self._serve(epoch, port)
+
+    def _serve(self, epoch: int, port: WakablePort) -> Worker:
         if self._backend is None:
             raise WorkerError(f"worker {self.spec.name} has no model: load() comes first")
         sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -152,6 +160,7 @@ class WorkerHost:
         """End the test's thread if it still runs; returns how many samples it answered and why it ended."""
         # Ray may call this while attach() still waits in another thread, which then detaches too.
         with self._lock:
+            self._detached += 1
             return self._detach()
 
     def _detach(self) -> dict[str, Any]:

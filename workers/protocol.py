@@ -32,6 +32,9 @@ FAR_NS = 2**62
 # A sample larger than this travels as a part of its own, without a copy; smaller ones are joined.
 OWN_PART_BYTES = 16384
 
+# The largest part of a message: a BraTS volume's answer is 64 MB, a whole batch of them fits.
+MAX_MESSAGE_BYTES = 2 << 30
+
 Buffer = bytes | memoryview
 
 

@@ -16,6 +16,7 @@ from workers.backends import Backend, BackendError, Batch, Done
 from workers.batcher import Batcher, Taken
 from workers.library import Library
 from workers.protocol import (
+    MAX_MESSAGE_BYTES,
     Answer,
     Buffer,
     Kind,
@@ -205,8 +206,14 @@ class Worker:
 
 
 def _check_counts(responses: Responses, n: int) -> None:
-    """BackendError unless `responses` can be those of `n` samples."""
+    """BackendError unless `responses` can be those of `n` samples and fit into a message."""
     total, sizes = responses.blob.size, responses.sizes
+    if total > MAX_MESSAGE_BYTES:
+        # The link would close without a word.
+        raise BackendError(
+            f"{total} response bytes of a batch of {n} samples are more than a message holds "
+            f"({MAX_MESSAGE_BYTES} bytes): lower workers.max_batch"
+        )
     if sizes is None and total % n:
         raise BackendError(f"{total} response bytes cannot be shared by a batch of {n} samples")
     if sizes is not None and len(sizes) != n:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +16,11 @@ from workers.protocol import Responses
 
 # Seeds every task's warm-up samples: workers warm up alike, and never on zeros, which some engines do faster.
 WARM_UP_SEED = 20210406
+
+# Above these a synthetic data set is a slip of the pen: its offsets, or one batch, would fill the memory.
+MOST_SAMPLES = 1 << 24
+MOST_SAMPLE_BYTES = 1 << 30
+MOST_SEED = (1 << 64) - 1
 
 _TASKS = {
     "imagenet-photos": ("workers.tasks.imagenet_photos", "ImagenetPhotos"),
@@ -101,6 +107,20 @@ def check_options(task: str, options: dict[str, Any], defaults: dict[str, Any]) 
             raise TaskError(f"task {task!r}: option {key!r} must be {kind.__name__}, not {value!r}", key)
         checked[key] = value
     return checked
+
+
+def refuse_too_large(task: str, cache: Path, size_bytes: int) -> None:
+    """TaskError if a library of `size_bytes` has no room on the disk of `cache`, which need not exist yet."""
+    place = cache.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if size_bytes > free:
+        raise TaskError(
+            f"task {task!r}: its samples take {size_bytes / 1e9:,.1f} GB and {place} has "
+            f"{free / 1e9:,.1f} GB free; lower the count or the size",
+            "count",
+        )
 
 
 def random_samples(count: int, size: int) -> list[memoryview]:

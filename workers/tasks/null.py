@@ -10,8 +10,17 @@ import numpy as np
 
 from workers.library import Library, LibraryWriter, prepare_library
 from workers.protocol import Responses
-from workers.tasks import TaskError, check_options, random_samples
+from workers.tasks import (
+    MOST_SAMPLE_BYTES,
+    MOST_SAMPLES,
+    MOST_SEED,
+    TaskError,
+    check_options,
+    random_samples,
+    refuse_too_large,
+)
 
+BYTES_BESIDE = 16  # a sample's offset and label
 _CHUNK_BYTES = 1 << 24
 
 
@@ -25,13 +34,21 @@ class NullTask:
         self.count: int = checked["count"]
         self.sample_bytes: int = checked["sample_bytes"]
         self.seed: int = checked["seed"]
-        for key, low in (("count", 1), ("sample_bytes", 0), ("seed", 0)):
-            if checked[key] < low:
-                raise TaskError(f"task 'null': option {key!r} must be {low} or more, not {checked[key]}", key)
+        for key, low, high in (
+            ("count", 1, MOST_SAMPLES),
+            ("sample_bytes", 0, MOST_SAMPLE_BYTES),
+            ("seed", 0, MOST_SEED),
+        ):
+            if not low <= checked[key] <= high:
+                raise TaskError(
+                    f"task 'null': option {key!r} must be {low} to {high}, not {checked[key]}", key
+                )
 
     def prepare(self, cache: Path) -> Library:
         """Write the samples once."""
         folder = cache / f"null-{self.count}x{self.sample_bytes}-{self.seed}"
+        if not folder.exists():
+            refuse_too_large(self.name, cache, self.count * (self.sample_bytes + BYTES_BESIDE))
         meta = {"label_dtype": "int32", "seed": self.seed}
         return prepare_library(folder, self.name, self._build, meta)
 

@@ -11,7 +11,17 @@ import numpy as np
 
 from workers.library import Library, LibraryWriter, prepare_library
 from workers.protocol import Responses
-from workers.tasks import WARM_UP_SEED, TaskError, check_options
+from workers.tasks import (
+    MOST_SAMPLE_BYTES,
+    MOST_SAMPLES,
+    MOST_SEED,
+    WARM_UP_SEED,
+    TaskError,
+    check_options,
+    refuse_too_large,
+)
+
+MOST_DIMENSIONS = 8
 
 
 class TensorTask:
@@ -26,11 +36,23 @@ class TensorTask:
         if not all(type(n) is int and n > 0 for n in checked["shape"]) or self.count < 1 or self.seed < 0:
             raise TaskError("task 'tensor': count and every number of shape must be positive, seed 0 or more")
         self.shape: tuple[int, ...] = tuple(checked["shape"])
+        self.sample_bytes = 4 * math.prod(self.shape)
+        for key, value, most in (
+            ("count", self.count, MOST_SAMPLES),
+            ("seed", self.seed, MOST_SEED),
+            ("shape", len(self.shape), MOST_DIMENSIONS),
+            ("shape", self.sample_bytes, MOST_SAMPLE_BYTES),
+        ):
+            if value > most:
+                unit = "" if key != "shape" else " dimensions" if most == MOST_DIMENSIONS else " bytes"
+                raise TaskError(f"task 'tensor': option {key!r} may come to {most}{unit}, not {value}", key)
 
     def prepare(self, cache: Path) -> Library:
         """Write the tensors once."""
         shape = "x".join(map(str, self.shape))
         folder = cache / f"tensor-{self.count}x{shape}-{self.seed}"
+        if not folder.exists():
+            refuse_too_large(self.name, cache, self.count * self.sample_bytes)
         return prepare_library(folder, self.name, self._build, {"label_dtype": "float32"})
 
     def _build(self, writer: LibraryWriter) -> None:
