@@ -104,7 +104,9 @@ class Credit:
         finish = self._finish
         for worker in self._slow:
             seat = self._seats[worker]
-            seat.credit = min(self._slow_credit(seat, waiting), self._most)
+            seat.credit = self._slow_credit(seat, waiting)
+            if seat.credit > self._most:
+                seat.credit = self._most
             finish[worker] = seat.finish_s
         shares: dict[int, int] = {}
         while waiting:
@@ -142,7 +144,9 @@ class Credit:
             elif pace.batch_s >= WINDOW_BATCHES * self._fastest_batch_s:
                 self._slow.append(i)
             else:
-                seat.credit = min(_full_credit(seat), self._most)
+                seat.credit = _full_credit(seat)
+                if seat.credit > self._most:
+                    seat.credit = self._most
             self._samples_per_s += seat.alive / seat.sample_s
             self._finish[i] = seat.finish_s
 

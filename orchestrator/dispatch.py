@@ -107,10 +107,11 @@ class Dispatcher:
         self._stuck = (0, 0)  # the next frame's number, and since when nothing moves
         self._sample_bytes = sample_bytes
         self._under_way = 0
-        most, self._frame_most = UNBOUNDED, 1 if one_sample_frames else UNBOUNDED
+        most = UNBOUNDED
+        self._frame_most = 1 if one_sample_frames else 0  # samples; 0: no bound
         if sample_bytes:
             most = max(int(BYTES_PER_WORKER // sample_bytes), 1)
-            self._frame_most = min(max(int(BYTES_PER_FRAME // sample_bytes), 1), self._frame_most)
+            self._frame_most = self._frame_most or max(int(BYTES_PER_FRAME // sample_bytes), 1)
         self._credit = Credit(self.seats, together=not one_sample_frames, most=most)
 
     @property
@@ -139,9 +140,9 @@ class Dispatcher:
                 f"no worker is left (the last: {last.worker}, {last.reason}) and {self.waiting} samples wait"
             )
         shares = self._credit.deal(self.waiting)
-        most = self._frame_most
-        if most == UNBOUNDED:
+        if not self._frame_most:
             return [self._frame(worker, n, now_ns) for worker, n in shares.items()]
+        most = self._frame_most
         self._under_way = self.outstanding - self.waiting + sum(shares.values())
         return [
             self._frame(worker, min(n - at, most), now_ns)
@@ -236,7 +237,9 @@ class Dispatcher:
         frame = self._next_frame
         self._next_frame += 1
         held = -(-seat.outstanding // seat.pace.max_batch)
-        flight = Flight(worker, ids, indices, issued_ns, now_ns, n, held, self._under_way)
+        flight = Flight(worker, ids, indices, issued_ns, now_ns, n, held)
+        if self._under_way:
+            flight.under_way = self._under_way
         self._flights[frame] = seat.flights[frame] = flight
         return Send(worker, frame, indices)
 

@@ -64,7 +64,7 @@ def _checks(address: str, manifest: Manifest | None, ask: Ask) -> Iterator[Check
         except PlanError as error:
             yield Check("plan", FAIL, str(error), "change the manifest")
     yield from _software(manifest)
-    yield from _this_machine(manifest, specs)
+    yield from _this_machine(address, manifest, specs)
     gpus_wanted = manifest is not None and manifest.workers.num_gpus > 0
     query = f"--query-gpu={','.join(checks.GPU_FIELDS)}"
     yield from checks.gpu_checks(
@@ -121,7 +121,7 @@ def loadgen_check(manifest: Manifest | None) -> Check:
     return Check("LoadGen", OK, f"{version}, sha256 {digest[:12]}, approved for {found.name}")
 
 
-def _this_machine(manifest: Manifest | None, specs: Sequence[TestSpec]) -> Iterator[Check]:
+def _this_machine(address: str, manifest: Manifest | None, specs: Sequence[TestSpec]) -> Iterator[Check]:
     yield checks.cpu_check(machine.cpu_count(), machine.load_average())
     yield checks.frequency_check(machine.governors(), machine.turbo())
     yield checks.clock_check(_clock_drift_ppm(), _synchronised())
@@ -132,13 +132,14 @@ def _this_machine(manifest: Manifest | None, specs: Sequence[TestSpec]) -> Itera
     yield checks.somaxconn_check(machine.somaxconn(), manifest.workers.count if manifest is not None else 1)
     yield checks.shared_memory_check(machine.shared_memory_bytes())
     if manifest is not None and manifest.workers.where == "ray":
-        yield from _listening(manifest)
+        yield from _listening(address, manifest)
 
 
-def _listening(manifest: Manifest) -> Iterator[Check]:
+def _listening(ray_address: str, manifest: Manifest) -> Iterator[Check]:
     """Where the data plane would listen; this machine's address stands for its node's until Ray is asked."""
     dispatch = manifest.dispatch
-    address = dispatch.listen or machine.own_address()
+    here = "127.0.0.1" if ray_address == "local" else machine.own_address()
+    address = dispatch.listen or here
     yield checks.exposure_check(address, dispatch.security)
     why = machine.why_not_listen(address, 0)
     if why is not None:
@@ -196,5 +197,6 @@ def _cluster(address: str, manifest: Manifest | None, ask: Ask) -> Iterator[Chec
     yield from checks.node_checks(nodes, torch_needed, versions())
     if manifest is not None:
         yield checks.room_check(manifest, nodes, machine.cpu_count(), address == "local")
-        if manifest.dispatch.listen is None and told["here"] != machine.own_address():
+        told_before = address == "local" or told["here"] == machine.own_address()
+        if manifest.dispatch.listen is None and not told_before:
             yield checks.exposure_check(told["here"], manifest.dispatch.security)

@@ -280,7 +280,8 @@ class DispatchSection(Section):
         default="curve", description="curve: keys per test; none: a trusted network."
     )
     listen: Annotated[str, Field(pattern=r"^[A-Za-z0-9.:%_-]+$", max_length=253)] | None = Field(
-        default=None, description="Address to listen on. null: the one by which Ray knows the node; 127.0.0.1 for a Ray started here."
+        default=None,
+        description="Address to listen on. null: as Ray knows the node; 127.0.0.1 for a Ray started here.",
     )
     ports: Annotated[tuple[int, int], Field(strict=False)] | None = Field(
         default=None, description="[lowest, highest] port to listen on. null: any free one."

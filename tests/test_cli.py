@@ -323,3 +323,12 @@ def test_workers_that_do_not_compute_the_same_are_refused(key: str, call: Call) 
     assert cli._guarded(run) == 3
     with pytest.raises(cluster.ClusterError, match=f"{key} differs: .*: worker-0, worker-1; cc: worker-2"):
         fleet._refuse_unequal()
+
+
+def test_a_machine_without_memory_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+    def run() -> int:
+        raise MemoryError("Unable to allocate 3.64 TiB for an array")
+
+    assert cli._guarded(run) == 3
+    said = capsys.readouterr().err
+    assert said == "loadgrid: not enough memory: Unable to allocate 3.64 TiB for an array\n"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.lateness import IssueLog, server_lateness, server_schedule_ns
+from orchestrator.lateness import CHUNK, MOST_QUERIES, IssueLog, server_lateness, server_schedule_ns
 
 TIME_BUDGET_S = 10
 SEED = 3_133_965_575_612_453_542  # of a real round: its upper half must not count
@@ -132,3 +132,25 @@ def test_no_callback_gives_no_lateness_and_a_full_log_stops_growing() -> None:
         log.add(at, 2)
     assert [a.tolist() for a in log.lumps] == [[0, 1, 2], [2, 2, 2]]
     assert server_lateness(log, SEED, QPS) is not None
+
+
+def test_a_schedule_drawn_in_chunks_is_one_schedule() -> None:
+    count = 2 * CHUNK + 77
+    words = np.random.RandomState(SEED & 0xFFFFFFFF).randint(0, 2**32, 2 * (count - 1), np.uint32)
+    u = (words[0::2] + words[1::2] * 2.0**32) / 2.0**64
+    gaps = np.floor(-np.log1p(-u) / QPS * 1e9).astype(np.int64)
+    assert np.array_equal(server_schedule_ns(SEED, QPS, count), np.concatenate([[0], np.cumsum(gaps)]))
+
+
+def test_only_the_first_queries_are_looked_at_and_their_number_is_told() -> None:
+    times = [int(t) for t in server_schedule_ns(SEED, QPS, 300)]
+    times[200] += 7_000_000
+    log = log_of([[t, 1] for t in times])
+    all_of_them, some = server_lateness(log, SEED, QPS), server_lateness(log, SEED, QPS, most=150)
+    assert all_of_them is not None and (all_of_them.queries, all_of_them.max_ms) == (300, 7)
+    assert some is not None and (some.queries, some.max_ms) == (150, 0)
+    lumps = server_lateness(log_of([[0, 4], [10**9, 4], [2 * 10**9, 4]], sets=[2]), SEED, QPS, most=6)
+    assert lumps is not None and lumps.queries == 6
+    over_sets = server_lateness(log_of([[0, 4], [0, 4], [0, 4]], sets=[1, 2]), SEED, QPS, most=9)
+    assert over_sets is not None and over_sets.queries == 9
+    assert MOST_QUERIES == 5_000_000

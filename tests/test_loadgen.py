@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from orchestrator.dispatch import Completion
-from orchestrator.loadgen import LoadGenError, ResponsePool, import_loadgen
+from orchestrator.loadgen import LoadGenError, ResponsePool, _looks_like_values, import_loadgen
 from orchestrator.logs import read_detail
 from orchestrator.order import Channel
 from orchestrator.supervise import Hooks, _Supervisor, run_test
@@ -361,3 +361,32 @@ def test_an_old_loadgen_refuses_what_it_lacks(
     scenario = changes.get("scenario", "Server")
     rest = {name: value for name, value in changes.items() if name != "scenario"}
     assert told in failed(order_of(tmp_path, scenario, loadgen_path=str(old_loadgen), **rest))
+
+
+@pytest.mark.parametrize(
+    ("address", "plausible"),
+    [
+        (0x5555_DEAD_BEE8, True),  # x86-64
+        (0xAAAA_D654_3210, True),  # aarch64's heap; its maps lie at 0xffff...
+        (0xF_FFFF_D654_3210, True),  # aarch64 with 52 bits
+        (2**56, False),
+        (0xFFFF_8000_0000_0000, False),
+        (8, False),
+        (0xAAAA_D654_3211, False),
+    ],
+)
+def test_addresses_of_every_64_bit_machine_are_plausible(
+    monkeypatch: pytest.MonkeyPatch, address: int, plausible: bool
+) -> None:
+    response = SimpleNamespace(id=0, data=0, size=0)
+
+    class Memory:  # stands for ctypes.c_uint64: at any address lies the response
+        def __mul__(self, words: int) -> Memory:
+            return self
+
+        def from_address(self, at: int) -> list[int]:
+            assert at == address
+            return [response.id, response.data, response.size]
+
+    monkeypatch.setattr("orchestrator.loadgen.ctypes", SimpleNamespace(c_uint64=Memory()))
+    assert _looks_like_values(np.array([address], np.uint64), [response]) is plausible

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import os
+import pty
+import select
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from orchestrator.paths import DETAIL, USER_CONF
+from orchestrator.record import read_record
 from orchestrator.stop import SAME_WISH_S, Interrupted, Stop
 from tests.processes import alive, command_line, eventually
-from tests.program import Program, manifest
-from tests.ray_nodes import LocalRay
+from tests.program import LOADGRID, Program, manifest
+from tests.ray_nodes import LocalRay, clean_environment
 
 TIME_BUDGET_S = 100
 
 # From the signal to the end; the first of the two is for a run that has no Ray of its own to end.
 END_LIMIT_S = 5.0
+# The first terminal that the leader of a session opens is its own: it hears of the hang-up.
+HANG_UP = """
+import os, sys
+tty = os.open(sys.argv[1], os.O_RDWR)
+for fd in (0, 1, 2):
+    os.dup2(tty, fd)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 LONG = {"duration_ms": 60_000, "qps": 100, "batch_us": 4000, "limit_ms": 2000}
 
 
@@ -39,7 +52,7 @@ def interrupted(program: Program, test: str, number: signal.Signals, limit_s: fl
     assert "INTERRUPTED" in program.said and "Traceback" not in program.said
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
 @pytest.mark.parametrize("scenario", ["Offline", "Server"])
 def test_a_signal_ends_a_test_of_local_workers_with_a_record(
     tmp_path: Path, scenario: str, number: signal.Signals
@@ -96,7 +109,7 @@ def test_a_second_signal_does_not_wait_for_a_test_process_that_hangs(tmp_path: P
 
 
 def test_the_first_signal_asks_a_running_test_and_interrupts_everything_else() -> None:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         stop = Stop().listen()
         with stop.patience():
@@ -109,6 +122,41 @@ def test_the_first_signal_asks_a_running_test_and_interrupts_everything_else() -
         stop = Stop().listen()
         with pytest.raises(Interrupted, match="SIGINT received"):
             os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_a_terminal_that_closes_ends_a_test_with_a_record(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    command = [LOADGRID, "run", str(manifest(tmp_path, **LONG))]
+    process = subprocess.Popen(
+        [sys.executable, "-c", HANG_UP, os.ttyname(theirs), *command],
+        cwd=tmp_path,
+        env={**clean_environment(), "LOADGRID_CACHE": str(tmp_path / "cache")},
+        start_new_session=True,
+    )
+    try:
+        said = b""
+        while b"running" not in said:
+            assert select.select([ours], (), (), 20.0)[0], said
+            said += os.read(ours, 4096)
+        os.close(theirs)  # not before: a terminal that nobody has open cannot be read
+        os.close(ours)
+        assert process.wait(END_LIMIT_S) == 130
+    finally:
+        process.kill()
+        process.wait()
+    (file,) = tmp_path.glob("runs/*/*/record.json")
+    assert read_record(file).reason == "SIGHUP received"
+
+
+def test_who_ignores_a_hang_up_goes_on_ignoring_it() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+        Stop().listen()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -143,9 +143,15 @@ def test_bad_photo_folders_are_explained(tmp_path: Path) -> None:
         ("null", {"cuont": 3}, "no option 'cuont' (did you mean 'count'?)"),
         ("null", {"count": "3"}, "'count' must be int, not '3'"),
         ("null", {"count": True}, "'count' must be int, not True"),
-        ("null", {"count": 0}, "'count' must be 1 or more"),
-        ("null", {"sample_bytes": -1}, "'sample_bytes' must be 0 or more"),
+        ("null", {"count": 0}, "'count' must be 1 to "),
+        ("null", {"sample_bytes": -1}, "'sample_bytes' must be 0 to "),
+        ("null", {"count": 10**12}, "'count' must be 1 to 16777216, not 1000000000000"),
+        ("null", {"sample_bytes": 2**31}, "'sample_bytes' must be 0 to 1073741824"),
+        ("null", {"seed": 10**400}, "'seed' must be 0 to "),
         ("tensor", {"shape": [3, 0]}, "must be positive"),
+        ("tensor", {"shape": [10**6, 10**6]}, "'shape' may come to 1073741824 bytes, not 4000000000000"),
+        ("tensor", {"shape": [1] * 65}, "'shape' may come to 8 dimensions, not 65"),
+        ("tensor", {"count": 2**24 + 1}, "'count' may come to 16777216, not 16777217"),
         ("imagenet-photos", {}, "needs the option 'path' (str)"),
         ("imagenet-photos", {"path": "x", "pattern": "../*.jpg"}, "must name files"),
         ("imagenet-photos", {"path": "x", "count": -1}, "count must be 0"),
@@ -155,6 +161,15 @@ def test_bad_options_are_explained(name: str, options: dict[str, object], messag
     with pytest.raises(TaskError) as caught:
         open_task(name, options)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["null", "tensor"])
+def test_samples_that_no_disk_holds_are_refused_before_anything_is_written(name: str, tmp_path: Path) -> None:
+    sizes: dict[str, dict[str, Any]] = {"null": {"sample_bytes": 2**30}, "tensor": {"shape": [2**14, 2**14]}}
+    task = open_task(name, {"count": 2**24, **sizes[name]})
+    with pytest.raises(TaskError, match="its samples take 18,014,.* GB free; lower the count") as caught:
+        task.prepare(tmp_path / "not" / "yet")
+    assert caught.value.option == "count" and not list(tmp_path.iterdir())
 
 
 def test_a_package_is_found_without_being_imported(tmp_path: Path) -> None:

@@ -54,6 +54,11 @@ def in_the_middle_of(run: WatchedRun, test: str) -> None:
     time.sleep(SETTLE_S)
 
 
+def said_hung(run: WatchedRun) -> list[float]:
+    """When each worker was said to be lost because of a frame's age."""
+    return [at for at, line in list(run.lines) if "lost" in line and "unanswered" in line]
+
+
 def nothing_runs_within(run: WatchedRun, limit_s: float) -> None:
     begun = time.monotonic()
     assert eventually(lambda: not run.processes(), limit_s), run.processes()
@@ -145,11 +150,11 @@ def test_what_hung_workers_answer_late_completes_nothing_and_they_serve_again(
     begun = time.monotonic()
     with python_stands_still(spinning) as let_go:
         os.kill(stopped, signal.SIGSTOP)
-        names = [worker_of_pid(run, pid) for pid in (stopped, spinning)]
-        noticed_s = [run.wait_said(f"lost {name}", "unanswered") - begun for name in names]
+        assert eventually(lambda: len(said_hung(run)) == 2, 2 * HANG_LIMIT_S, every_s=0.01), run.said
         let_go()
         os.kill(stopped, signal.SIGCONT)
-    print(f"noticed after {noticed_s[0]:.1f} s (stopped) and {noticed_s[1]:.1f} s (spinning)")
+    noticed_s = [at - begun for at in said_hung(run)]
+    print("noticed after " + " and ".join(f"{seconds:.1f} s" for seconds in noticed_s))
     assert max(noticed_s) < HANG_LIMIT_S
     assert run.end() == 0, run.said
 
@@ -157,10 +162,10 @@ def test_what_hung_workers_answer_late_completes_nothing_and_they_serve_again(
     losses = losses_of(record)
     assert losses.keys() == {worker_of(record, stopped), worker_of(record, spinning)}
     assert all(loss.moved > 0 for loss in losses.values())
-    assert losses[worker_of(record, stopped)].reason == LINK_CLOSED
-    assert "unanswered for 5" in losses[worker_of(record, spinning)].reason
-    # The one came back over a link that holds, so its answers arrived; the other's link is gone for good.
-    assert record.late_answers == losses[worker_of(record, spinning)].moved
+    # The system and libzmq answer for either, so only the age of a frame tells.
+    assert all("unanswered for 5" in loss.reason for loss in losses.values())
+    # Both came back over links that hold, so their answers arrived.
+    assert record.late_answers == sum(loss.moved for loss in losses.values())
     assert run.answers("hang", "Server-accuracy") == all_once(2400)
     assert run.logged("hang", "Server-accuracy", '"is_error": true') == []
 
@@ -185,7 +190,7 @@ def test_a_loss_ends_a_closed_test_at_once_and_leaves_nothing_running(
     begun = time.monotonic()
     assert run.end(30.0) == 4
     print(f"ended {ended_s:.1f} s after the kill, and {time.monotonic() - begun:.1f} s after the stop")
-    assert ended_s < 4.0 and time.monotonic() - begun < CUT_LIMIT_S + 8.0
+    assert ended_s < 4.0 and time.monotonic() - begun < HANG_LIMIT_S + 8.0
     nothing_runs_within(run, 10.0)
     assert not alive(stopped)
 

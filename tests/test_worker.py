@@ -341,6 +341,21 @@ def test_a_host_says_where_it_could_not_attach() -> None:
     host.close()
 
 
+def test_a_host_told_to_leave_while_it_still_connects_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = host_of()
+    host.load()
+
+    def slow_port(*_: object) -> object:
+        assert host.detach() == {"samples": 0, "ended": None}
+        return LocalLink(1).ports[0]
+
+    monkeypatch.setattr("workers.host.DealerPort", slow_port)
+    with pytest.raises(WorkerError, match="w0 was told to leave the test before it had come"):
+        host.attach(Ticket(1, "tcp://127.0.0.1:1", "W0", None))
+    assert host._thread is None
+    host.close()
+
+
 def test_a_host_leaves_a_test_that_never_says_goodbye() -> None:
     host = host_of()
     host.load()

@@ -1,0 +1,110 @@
+"""The driver's side of a test whose process, or whose workers, do not end as they should."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Collection
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from orchestrator import children, cluster
+from orchestrator.stop import Interrupted
+from orchestrator.supervise import Hooks, run_test
+from tests.real_loadgen import order_of
+
+TIME_BUDGET_S = 15
+# A process that dies while one that it forked holds the channel open.
+FORKS = """
+import os, socket, sys, time
+channel = socket.socket(fileno=int(sys.argv[1]))
+channel.sendall(b'{"event": "loss", "worker": "w0", "reason": "said before the end"}\\n')
+if os.fork() == 0:
+    time.sleep(60)
+print("what it said", flush=True)
+os.abort()
+"""
+
+
+def test_a_process_that_dies_while_another_holds_its_channel_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "command", lambda module, *fds: [sys.executable, "-c", FORKS, *fds])
+    began = time.monotonic()
+    outcome = run_test(order_of(tmp_path, "Server"), None, Hooks())
+    assert time.monotonic() - began < 5
+    assert (outcome.status, outcome.reason) == (
+        "failed",
+        "the test process died (signal SIGABRT): what it said",
+    )
+    assert outcome.losses == [{"worker": "w0", "reason": "said before the end"}]
+
+
+def test_the_test_process_may_open_as_many_files_as_the_hard_limit_allows() -> None:
+    lowered = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 512)); "
+    raised = "from orchestrator.testrun import _allow_files; _allow_files(); "
+    shown = "print(resource.getrlimit(resource.RLIMIT_NOFILE))"
+    command = [sys.executable, "-c", lowered + raised + shown]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.strip() == "(512, 512)"
+
+
+class SlowRay:
+    """Stands for ray where no worker answers: each wait takes its whole slice of a clock passed by hand."""
+
+    exceptions = cluster.ray.exceptions
+
+    def __init__(self, answering: Collection[str] = ()) -> None:
+        self.now_s = 0.0
+        self.killed: list[Any] = []
+        self._answering = answering
+
+    def wait(self, refs: list[str], num_returns: int, timeout: float) -> tuple[list[str], list[str]]:
+        self.now_s += timeout
+        return [r for r in refs if r in self._answering], [r for r in refs if r not in self._answering]
+
+    def get(self, ref: str, timeout: float) -> str:
+        if ref not in self._answering:
+            raise TimeoutError("no answer")
+        return f"key of {ref}"
+
+    def kill(self, actor: Any) -> None:
+        self.killed.append(actor)
+
+
+def fleet_of(ray: SlowRay, monkeypatch: pytest.MonkeyPatch, *names: str) -> cluster.RayFleet:
+    monkeypatch.setattr(cluster, "ray", ray)
+    monkeypatch.setattr(cluster, "time", SimpleNamespace(monotonic=lambda: ray.now_s))
+    fleet = object.__new__(cluster.RayFleet)
+    fleet._dead, fleet._watches, fleet._attaching = {}, {}, {}
+    remotes = {name: SimpleNamespace(remote=lambda name=name: name) for name in names}
+    fleet._actors = {name: SimpleNamespace(key=r, detach=r) for name, r in remotes.items()}
+    return fleet
+
+
+def test_a_wish_to_stop_ends_the_wait_for_keys_and_for_leaving_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ray = SlowRay()
+    fleet = fleet_of(ray, monkeypatch, "w0", "w1")
+
+    def stop() -> str | None:
+        return "SIGINT received" if ray.now_s >= 1 else None
+
+    with pytest.raises(Interrupted, match="SIGINT received"):
+        fleet.keys(stop)
+    assert ray.now_s == pytest.approx(1.0) and not ray.killed
+    assert fleet.detach(["w0"], stop) == []
+    assert ray.now_s == pytest.approx(1.0) and fleet.names == ["w0", "w1"]
+
+
+def test_who_does_not_answer_in_time_is_killed_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = SlowRay({"w1"})
+    fleet = fleet_of(ray, monkeypatch, "w0", "w1")
+    assert fleet.keys() == {"w1": "key of w1"}
+    assert ray.now_s == pytest.approx(cluster.KEY_TIMEOUT_S)
+    assert len(ray.killed) == 1 and fleet.names == ["w1"]
