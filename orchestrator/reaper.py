@@ -4,7 +4,7 @@ Ray's own processes notice their driver's end, but two of its agents were measur
 minute. The reaper remembers those of the driver's descendants that are Ray's; when the driver's end of a pipe
 closes without a word, it ends those that still run. Nothing else is ever ended: a process is Ray's by a
 random mark that only Ray inherits, by a command that lies in Ray's folder, or by a parent that is.
-Started as `python -m orchestrator.reaper FD DRIVER_PID MARK RAY_FOLDER`; needs nothing but /proc.
+Started as `python -m orchestrator.reaper FD DRIVER_PID MARK RAY_FOLDER BEFORE`; needs nothing but /proc.
 """
 
 from __future__ import annotations
@@ -38,8 +38,11 @@ class Reaper:
         self._mark = secrets.token_hex(16)
         self._ray_folder = str(ray_folder)
         self._known: dict[int, int] = {}
+        # What this process has started before, another Ray among it perhaps, is not of this Ray.
+        self._before = descendants(os.getpid())
         theirs, self._pipe = os.pipe()
-        arguments = (str(theirs), str(os.getpid()), self._mark, self._ray_folder)
+        before = ",".join(f"{pid}:{born}" for pid, born in self._before.items())
+        arguments = (str(theirs), str(os.getpid()), self._mark, self._ray_folder, before)
         self._process = subprocess.Popen(
             children.command("orchestrator.reaper", *arguments),
             pass_fds=(theirs,),
@@ -59,7 +62,7 @@ class Reaper:
 
     def note(self) -> None:
         """Remember Ray's processes, before Ray is told to end."""
-        self._known |= _of_ray(os.getpid(), self._mark, self._ray_folder)
+        self._known |= _of_ray(os.getpid(), self._mark, self._ray_folder, self._before)
 
     def disarm(self) -> None:
         """End what Ray left of those noted, then the reaper; nothing is signalled after this returns."""
@@ -114,9 +117,14 @@ def _runs_ray(pid: int, ray_folder: str) -> bool:
     return words[0].startswith(WORKER_TITLE) or any(word.startswith(f"{ray_folder}/") for word in first)
 
 
-def _of_ray(driver: int, mark: str, ray_folder: str) -> dict[int, int]:
-    """Ray's processes: below the driver with a command of Ray's, or marked, and all below these."""
-    found = {pid: born for pid, born in descendants(driver).items() if _runs_ray(pid, ray_folder)}
+def _of_ray(driver: int, mark: str, ray_folder: str, before: dict[int, int]) -> dict[int, int]:
+    """Ray's processes: below the driver with a command of Ray's, or marked, and all below these.
+
+    None of `before`, processes that were there when this Ray began, nor of what these have started since.
+    """
+    others = before | _below(before)
+    below = {pid: born for pid, born in descendants(driver).items() if others.get(pid) != born}
+    found = {pid: born for pid, born in below.items() if _runs_ray(pid, ray_folder)}
     found |= _marked(mark)
     return found | _below(found)
 
@@ -165,10 +173,11 @@ def main() -> None:
     """Watch, then end what is left, unless the driver says that it has done so."""
     pipe, driver = int(sys.argv[1]), int(sys.argv[2])
     mark, ray_folder = sys.argv[3:5]
+    before = {int(pid): int(born) for pid, _, born in (p.partition(":") for p in sys.argv[5].split(",") if p)}
     known: dict[int, int] = {}
     while True:
         # Before the wait and not after: an orphan is no descendant any more.
-        known |= _of_ray(driver, mark, ray_folder)
+        known |= _of_ray(driver, mark, ray_folder, before)
         ready, _, _ = select.select([pipe], (), (), LOOK_EVERY_S)
         if ready:
             break

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import sys
 import time
 import zlib
@@ -54,6 +55,8 @@ os.environ.update({MARK: my_tag(), "RAY_TMPDIR": str(RAY_FOLDER), **QUIET_RAY})
 os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN})
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 os.environ.pop("RAY_ADDRESS", None)
+# Under nohup SIGHUP is ignored, by every program that a test starts too.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_report_header() -> str:

@@ -45,7 +45,7 @@ def test_an_orderly_end_ends_what_ray_left_and_nothing_else(
     ray_folder: Path, started: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reaper, "GRACE_S", 0.2)
-    before = sleeper(started)
+    before, older = sleeper(started), sleeper(started, str(ray_folder / "agent.py"))
     armed = Reaper(ray_folder)
     marked = sleeper(started)
     armed.unmark()
@@ -57,6 +57,7 @@ def test_an_orderly_end_ends_what_ray_left_and_nothing_else(
     armed.disarm()
     assert not alive(marked.pid) and not alive(agent.pid)
     assert alive(before.pid) and alive(other.pid) and alive(later.pid)
+    assert alive(older.pid), "another Ray of this process, begun before"
     assert armed._process.returncode == 0
 
 
