@@ -329,12 +329,12 @@ def _ratio(one: float | None, other: float | None) -> float | None:
 
 COLUMNS = {
     "offered_qps": "offered/s",
-    "completed_qps": "completed/s",
+    "completed_qps": "done/s",
     "valid": "VALID",
     "p50_ms": "p50 ms",
     "p99_ms": "p99 ms",
     "p999_ms": "p99.9 ms",
-    "driver_cpu_us_per_sample": "driver CPU us/sample",
+    "driver_cpu_us_per_sample": "CPU us",
     "gigabytes_per_s": "GB/s",
 }
 
@@ -345,12 +345,13 @@ def _show(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
             print(json.dumps(row))
         return
     table = Table(title=f"null model, {rows[0]['workers']} workers, {rows[0]['duration_s']:g} s a test")
-    for title in COLUMNS.values():
-        table.add_column(title, justify="right")
+    shown = [key for key in COLUMNS if key != "gigabytes_per_s" or any(row["payload_bytes"] for row in rows)]
+    for key in shown:
+        table.add_column(COLUMNS[key], justify="right")
     for row in rows:
-        table.add_row(*(_cell(row.get(key)) for key in COLUMNS))
+        table.add_row(*(_cell(row.get(key)) for key in shown))
         if "inprocess" in row:
-            table.add_row(*(_cell(row["inprocess"].get(key)) for key in COLUMNS), style="dim")
+            table.add_row(*(_cell(row["inprocess"].get(key)) for key in shown), style="dim")
     Terminal().print(table)
     if any("inprocess" in row for row in rows):
         Terminal().print(

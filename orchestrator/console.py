@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -47,12 +48,23 @@ def print_plan(manifest: Manifest, specs: Sequence[TestSpec]) -> None:
     show_plan(manifest, specs, open_terminal())
 
 
+class PatientTerminal(Terminal):
+    """A terminal whose reader may leave (`loadgrid run ... | head`): the run goes on to its record."""
+
+    def on_broken_pipe(self) -> None:
+        """Say the rest to nobody; rich would end the program here, in the middle of a test."""
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
 def open_terminal() -> Terminal:
     """Standard output; a character that it cannot show becomes a question mark, not an exception."""
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="replace")
-    return Terminal(highlight=False)
+    return PatientTerminal(highlight=False)
 
 
 class Console:
@@ -111,6 +123,8 @@ class Console:
         broken = {finding.rule for spec in specs for finding in spec.broken_rules if finding.scope == "test"}
         if broken:
             self._say(f"unofficial, rules broken: {', '.join(sorted(broken))}", "yellow")
+        for note in dict.fromkeys(note for spec in specs for note in spec.notes):
+            self._say(f"note: {note}", "cyan")
 
     def test_began(self, spec: TestSpec, workers: Sequence[str]) -> None:
         """A test begins."""

@@ -22,7 +22,7 @@ from orchestrator.findings import (
     suite_findings,
 )
 from orchestrator.manifest_fields import Manifest
-from orchestrator.rules import Benchmark, Round
+from orchestrator.rules import SCENARIOS, Benchmark, Round
 from orchestrator.settings import (
     Value,
     attributes_of,
@@ -141,7 +141,7 @@ def _spec(manifest: Manifest, found: Round, benchmark: Benchmark, scenario: str,
         result_key=found.result_keys[scenario],
         accuracy=goal,
         broken_rules=list(_findings(manifest, found, benchmark, scenario, test, settings)),
-        notes=list(_notes(found, scenario, test, settings, user)),
+        notes=[*_notes(found, scenario, test, settings, user), *_idle_words(manifest)],
         digest="",
     )
     return spec.model_copy(update={"digest": _digest(manifest, spec)})
@@ -171,6 +171,13 @@ def _findings(
         yield from settings_findings(found, benchmark, manifest, scenario, settings)
     else:
         yield from accuracy_findings(found, benchmark, settings)
+
+
+def _idle_words(manifest: Manifest) -> Iterator[str]:
+    """Words for a scenario that the manifest does not run."""
+    for scenario in SCENARIOS:
+        if scenario not in manifest.scenarios and f"loadgen.{scenario}" in manifest.lines:
+            yield f"loadgen.{scenario} does nothing: scenarios does not name {scenario}"
 
 
 def _notes(
