@@ -23,8 +23,7 @@ import numpy as np
 
 from orchestrator.dispatch import Completion, Ids
 from orchestrator.loadgen import Callbacks, LoadGen, ResponsePool
-
-SWITCH_INTERVAL_S = 0.0005
+from workers.host import SWITCH_INTERVAL_S
 
 
 class NullSut:

@@ -88,6 +88,11 @@ class Channel:
 
     def receive(self) -> list[dict[str, Any]]:
         """Wait for data; the messages that are complete by then. `closed` is set at the end of file."""
+        self._read()
+        return self.complete()
+
+    def _read(self) -> None:
+        """Wait for data, or for the end of file."""
         try:
             data = self.sock.recv(1 << 20)
         except OSError:
@@ -95,7 +100,6 @@ class Channel:
         if not data:
             self.closed = True
         self._buffer += data
-        return self.complete()
 
     def complete(self) -> list[dict[str, Any]]:
         """The messages that have arrived whole, without waiting."""
@@ -105,14 +109,9 @@ class Channel:
     def first(self) -> dict[str, Any] | None:
         """Wait for the first message, None if the peer is gone; what came with it stays for complete()."""
         while b"\n" not in self._buffer:
-            try:
-                data = self.sock.recv(1 << 20)
-            except OSError:
-                data = b""
-            if not data:
-                self.closed = True
+            self._read()
+            if self.closed:
                 return None
-            self._buffer += data
         line, self._buffer = self._buffer.split(b"\n", 1)
         message: dict[str, Any] = json.loads(line)
         return message

@@ -33,11 +33,10 @@ from orchestrator.order import Channel, Seat, TestOrder
 from orchestrator.pace import Pace, even_warm_ups
 from orchestrator.timings import Board, Timings
 from workers.backends import BackendError
-from workers.host import WorkerError, WorkerHost, WorkerSpec
+from workers.host import SWITCH_INTERVAL_S, WorkerError, WorkerHost, WorkerSpec
 from workers.library import Library, LibraryError
 from workers.tasks import TaskError
 
-SWITCH_INTERVAL_S = 0.0005
 # Errors that are sentences for people; any other needs its type to be understood.
 SENTENCES = (ExchangeFailed, LoadGenError, LinkError, LibraryError, BackendError, WorkerError, TaskError)
 PHASES = ("attaching", "loading", "running", "ending")
