@@ -1,4 +1,4 @@
-"""Scores of accuracy tests: LoadGen's accuracy log in, accuracy.txt for the official checkers out. Untimed.
+"""LoadGen's accuracy log in, accuracy.txt for the official checkers out; scorers/ does what is between. Untimed.
 
 Needs neither torch nor the workers, so a run can be scored a week later on another machine.
 """
@@ -16,8 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _CHUNK_BYTES = 1 << 20
-# What the official script of image classification offers as --dtype; float32 is its default.
-LABEL_DTYPES = ("float32", "int32", "int64")
 
 
 class AccuracyError(Exception):
@@ -26,12 +24,15 @@ class AccuracyError(Exception):
 
 @dataclass(frozen=True)
 class AccuracyScore:
-    """A scored accuracy test; `line` as the official script prints it, `log_sha256` of the whole log."""
+    """A scored accuracy test; `line` as the official script prints it, `log_sha256` of the whole log.
+
+    `good` of `total` samples are right, where a metric counts such; else `good` is None.
+    """
 
     metric: str
     value: float
     unit: str
-    good: int
+    good: int | None
     total: int
     line: str
     log_sha256: str
@@ -42,21 +43,6 @@ class Logged(NamedTuple):
 
     qsl_idx: int
     data: bytes
-
-
-def score(
-    kind: str, accuracy_log: Path, labels: np.ndarray, expected_count: int, dtype: str = "float32"
-) -> AccuracyScore:
-    """Score an accuracy log of `kind` ("classification") against `labels`, one per sample index.
-
-    Every index below `expected_count` must occur exactly once. `dtype` is that of the responses.
-    """
-    scorer = _SCORERS.get(kind)
-    if scorer is None:
-        raise AccuracyError(f"there is no scorer for {kind!r}; scorers: {', '.join(sorted(_SCORERS))}")
-    if len(labels) < expected_count:
-        raise AccuracyError(f"{expected_count} samples are to be scored, but only {len(labels)} have labels")
-    return scorer(Path(accuracy_log), labels, expected_count, dtype)
 
 
 def write_accuracy_txt(path: Path, scored: AccuracyScore) -> None:
@@ -70,6 +56,19 @@ def write_accuracy_txt(path: Path, scored: AccuracyScore) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def first_answers(path: Path, expected_count: int, digest: Any = None) -> Iterator[Logged]:
+    """The first answer to each sample, in the log's order; AccuracyError if one below `expected_count` has none.
+
+    LoadGen fills MultiStream's last query up with samples that were asked before; the official scorers pass
+    over them. `digest` (a hashlib object) is updated with the whole log.
+    """
+    seen = np.zeros(expected_count, dtype=bool)
+    for logged in read_accuracy_log(path, digest):
+        if _is_first(path, logged.qsl_idx, seen):
+            yield logged
+    _check_all_seen(path, seen)
 
 
 def read_accuracy_log(path: Path, digest: Any = None) -> Iterator[Logged]:
@@ -121,35 +120,8 @@ def _entry(path: Path, number: int, text: bytes) -> Logged:
     return Logged(qsl_idx, data)
 
 
-def _score_classification(path: Path, labels: np.ndarray, expected_count: int, dtype: str) -> AccuracyScore:
-    """Top-1: the share of samples whose one label of `dtype` is the true one."""
-    if dtype not in LABEL_DTYPES:
-        raise AccuracyError(f"responses of type {dtype!r} are none of {', '.join(LABEL_DTYPES)}")
-    kind = np.dtype(dtype).newbyteorder("<")
-    seen = np.zeros(expected_count, dtype=bool)
-    good, digest = 0, hashlib.sha256()
-    for qsl_idx, data in read_accuracy_log(path, digest):
-        if not _is_first(path, qsl_idx, seen):
-            continue
-        if len(data) != kind.itemsize:
-            wanted = f"one {dtype} label has {kind.itemsize}"
-            raise AccuracyError(f"{path}: the response to sample {qsl_idx} has {len(data)} bytes, {wanted}")
-        found = np.frombuffer(data, kind)[0]
-        if not np.isfinite(found):
-            raise AccuracyError(f"{path}: the response to sample {qsl_idx} is {found}, which is no label")
-        good += int(found) == int(labels[qsl_idx])
-    _check_all_seen(path, seen)
-    value = 100.0 * good / expected_count
-    line = f"accuracy={value:.3f}%, good={good}, total={expected_count}"
-    return AccuracyScore("acc", value, "percent", good, expected_count, line, digest.hexdigest())
-
-
 def _is_first(path: Path, qsl_idx: int, seen: np.ndarray) -> bool:
-    """Mark a sample as answered; whether it is its first answer, the one that counts.
-
-    LoadGen fills MultiStream's last query up with samples that were asked before; the official scorers pass
-    over them.
-    """
+    """Mark a sample as answered; whether it is its first answer, the one that counts."""
     if not 0 <= qsl_idx < len(seen):
         raise AccuracyError(f"{path}: sample {qsl_idx} is logged, but the data set has {len(seen)} samples")
     first = not seen[qsl_idx]
@@ -162,8 +134,3 @@ def _check_all_seen(path: Path, seen: np.ndarray) -> None:
     if len(missing):
         some = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
         raise AccuracyError(f"{path}: {len(missing)} of {len(seen)} samples have no response: {some}")
-
-
-_SCORERS: dict[str, Callable[[Path, np.ndarray, int, str], AccuracyScore]] = {
-    "classification": _score_classification
-}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.accuracy import AccuracyError, score, write_accuracy_txt
+from orchestrator.accuracy import AccuracyError, write_accuracy_txt
 from orchestrator.findings import (
     Finding,
     index_to_remote_finding,
@@ -25,6 +25,7 @@ from orchestrator.plan import TestSpec
 from orchestrator.provenance import versions
 from orchestrator.record import Accuracy, LossRecord, Record, worker_records
 from orchestrator.rules import Round
+from orchestrator.scorers import score
 from orchestrator.supervise import Outcome
 from orchestrator.verdict import (
     doubts_about_workers,
@@ -35,8 +36,6 @@ from orchestrator.verdict import (
 )
 from workers.library import Library, LibraryError
 
-# The metrics of the rounds that LoadGrid can score, and by which scorer.
-SCORERS = {"acc": "classification"}
 FROM_RESULT = (
     "cpu_us_per_sample",
     "cpu_share",
@@ -158,19 +157,18 @@ class Evidence:
         if spec.accuracy is None or outcome.status != "finished":
             return None
         goal = spec.accuracy
-        kind = SCORERS.get(goal.metric)
-        if kind is None:
-            outcome.status = "failed"
-            outcome.reason = (
-                f"there is no scorer for {goal.metric} yet, so the accuracy of {spec.benchmark} is not known"
-            )
-            return None
         count = int(spec.settings.get("accuracy_sample_count_override", 0)) or self.library.count
         try:
-            labels, dtype = self.library.array("labels"), self.library.meta["label_dtype"]
-            scored = score(kind, folder / ACCURACY_LOG, labels, count, dtype)
+            scored = score(folder / ACCURACY_LOG, self.library, count)
         except (AccuracyError, LibraryError) as error:
             outcome.status, outcome.reason = "failed", f"the accuracy could not be scored: {error}"
+            return None
+        if scored.metric != goal.metric:
+            outcome.status = "failed"
+            outcome.reason = (
+                f"task {self.manifest.task.name} is scored by {scored.metric}, "
+                f"but {spec.benchmark} of round {spec.round} by {goal.metric}"
+            )
             return None
         write_accuracy_txt(folder / ACCURACY_TXT, scored)
         # As the checker reads it: the rounded figure of the line decides.

@@ -119,7 +119,7 @@ def _accuracy_verdict(record: Record) -> Verdict:
     got = record.accuracy
     if got is None:
         return Verdict("NOT SCORED", "red", "The answers were logged, but there is no score.")
-    right = f"{got.good:,} of {got.total:,} right = " if got.total else f"{got.metric} "
+    right = f"{got.good:,} of {got.total:,} right = " if got.good is not None else f"{got.metric} "
     text = f"{right}{got.value:.4g} {unit(got.unit)}; the target is {got.target:g} {unit(got.unit)}."
     if record.result.errors:
         words = f"{text} But LoadGen logged errors, which checkers refuse:"
@@ -135,7 +135,7 @@ def accuracy(record: Record) -> str:
     if got is None:
         return "–"
     value = f"{got.value:.4g} {unit(got.unit)}"
-    return f"{got.good:,}/{got.total:,} = {value}" if got.total else value
+    return f"{got.good:,}/{got.total:,} = {value}" if got.good is not None else value
 
 
 def unit(name: str) -> str:

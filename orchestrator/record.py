@@ -41,7 +41,7 @@ class Accuracy(_Part):
     target: float
     unit: str
     reached: bool
-    good: int
+    good: int | None
     total: int
 
 

@@ -82,7 +82,7 @@ def test_the_response_to_a_photo_is_its_label_as_float32() -> None:
     scores = np.zeros((3, 1000), np.float32)
     scores[[0, 1, 2], [7, 999, 0]] = 1
     for outputs in (scores, scores.argmax(1)):
-        responses = task.respond(outputs)
+        responses = task.respond(outputs, np.arange(3))
         assert responses.sizes is None and responses.blob.dtype == np.uint8
         assert responses.blob.view("<f4").tolist() == [7.0, 999.0, 0.0]
 

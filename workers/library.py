@@ -20,9 +20,9 @@ import mmap
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -34,6 +34,8 @@ _ARRAY_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _HASH_CHUNK_BYTES = 1 << 22
 # Up to this many samples Python's own integers are quicker than NumPy's fixed cost per call (measured).
 _FEW = 16
+
+Job = TypeVar("Job")
 
 
 class LibraryError(Exception):
@@ -154,6 +156,11 @@ class LibraryWriter:
         self._out.write(data)
         self._hash.update(data)
         self._sizes.append(len(data))
+
+    def add_all(self, jobs: Sequence[Job], make: Callable[[Job], bytes | np.ndarray]) -> None:
+        """Append make(job) of every job, in order."""
+        for job in jobs:
+            self.add(make(job))
 
     def add_array(self, name: str, array: np.ndarray) -> None:
         """Keep an array beside the samples, such as "labels"."""

@@ -196,7 +196,7 @@ class TorchBackend:
     def _compute(self, number: int, slot: Slot, batch: Batch) -> _Finished:
         started = time.monotonic_ns()
         outputs, feed_s, compute_s = slot.compute(batch.samples)
-        responses = self._task.respond(outputs)
+        responses = self._task.respond(outputs, batch.indices)
         if np.may_share_memory(responses.blob, outputs):
             responses.blob = responses.blob.copy()  # the slot's buffer is overwritten by its next batch
         return _Finished(number, Done(batch, responses, started, time.monotonic_ns()), feed_s, compute_s)

@@ -11,8 +11,16 @@ if TYPE_CHECKING:
     from torch import nn
 
 _MODELS = {
+    "3d-unet-brats": "workers.models.unet_brats",
+    "3d-unet-kits": "workers.models.unet_kits",
+    "bert-large": "workers.models.bert",
+    "dlrm": "workers.models.dlrm",
     "efficientnet-lite0": "workers.models.efficientnet_lite",
     "perceptron": "workers.models.perceptron",
+    "resnet50": "workers.models.resnet50",
+    "rnnt": "workers.models.rnnt",
+    "ssd-mobilenet": "workers.models.ssd_mobilenet",
+    "ssd-resnet34": "workers.models.ssd_resnet34",
 }
 
 

@@ -23,8 +23,16 @@ MOST_SAMPLE_BYTES = 1 << 30
 MOST_SEED = (1 << 64) - 1
 
 _TASKS = {
+    "brats": ("workers.tasks.brats", "BratsTask"),
+    "coco-1200": ("workers.tasks.coco", "Coco1200Task"),
+    "coco-300": ("workers.tasks.coco", "Coco300Task"),
+    "criteo": ("workers.tasks.criteo", "CriteoTask"),
+    "imagenet": ("workers.tasks.imagenet", "ImagenetTask"),
     "imagenet-photos": ("workers.tasks.imagenet_photos", "ImagenetPhotos"),
+    "kits": ("workers.tasks.kits", "KitsTask"),
+    "librispeech": ("workers.tasks.librispeech", "LibrispeechTask"),
     "null": ("workers.tasks.null", "NullTask"),
+    "squad": ("workers.tasks.squad", "SquadTask"),
     "tensor": ("workers.tasks.tensor", "TensorTask"),
 }
 
@@ -45,18 +53,35 @@ class TaskError(Exception):
 
 
 class Task(Protocol):
-    """What a benchmark's samples are, before and after the model."""
+    """What a benchmark's samples are, before and after the model.
+
+    A ragged task's sample is a number of rows (tokens, pairs, audio samples), more or fewer of them.
+    """
 
     name: str
+    ragged: bool
+    largest_batch: int  # most samples that one batch can hold; 0: any number
 
     def prepare(self, cache: Path) -> Library:
         """Preprocess once into a library below `cache`, later open it; untimed. TaskError names the file."""
 
     def collate(self, samples: Sequence[memoryview], out: np.ndarray | None = None) -> np.ndarray:
-        """Sample bytes to one input array (n, ...): the first n rows of `out` if given and fitting."""
+        """Sample bytes to one input array (n, ...): the first n rows of `out` if given and fitting.
 
-    def respond(self, outputs: np.ndarray) -> Responses:
-        """Model outputs (n, ...) to response bytes, the same in performance and accuracy tests."""
+        Of a ragged task: the rows of all samples, one sample after the other, (counts(samples).sum(), ...).
+        """
+
+    def counts(self, samples: Sequence[memoryview]) -> np.ndarray:
+        """Rows of each sample of a ragged task, int64 (n,); of any other task 1 each."""
+
+    def respond(
+        self, outputs: np.ndarray, indices: np.ndarray, counts: np.ndarray | None = None
+    ) -> Responses:
+        """Model outputs (n, ...) to response bytes, the same in performance and accuracy tests.
+
+        `indices` int64 (n,) are the samples' own in the data set. Of a ragged task, `outputs` are rows and
+        `counts` int64 (n,) says how many of them are each sample's.
+        """
 
     def warm_up_samples(self, count: int) -> list[memoryview]:
         """Seeded random samples of the true size, never zeros."""

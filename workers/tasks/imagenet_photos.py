@@ -34,6 +34,8 @@ class ImagenetPhotos:
     """Photos named NAME_LABEL.jpg in the folder `path`; `count`, when given, says how many there must be."""
 
     name = "imagenet-photos"
+    ragged = False
+    largest_batch = 0
 
     def __init__(self, options: dict[str, Any]) -> None:
         known = {"path": str, "pattern": "*.jpg", "count": 0}
@@ -56,6 +58,7 @@ class ImagenetPhotos:
             digest.update(photo.name.encode() + b"\0" + hashlib.sha256(_read(photo)).digest())
         meta = {
             "label_dtype": "float32",
+            "scorer": "top1",
             "layout": "uint8 NHWC",
             "shape": [SIDE, SIDE, 3],
             "source": self.path,
@@ -105,7 +108,13 @@ class ImagenetPhotos:
             row[:] = np.frombuffer(sample, np.uint8)
         return rows
 
-    def respond(self, outputs: np.ndarray) -> Responses:
+    def counts(self, samples: Sequence[memoryview]) -> np.ndarray:
+        """One row a sample."""
+        return np.ones(len(samples), np.int64)
+
+    def respond(
+        self, outputs: np.ndarray, indices: np.ndarray, counts: np.ndarray | None = None
+    ) -> Responses:
         """The class label as float32, from labels (n,) or scores (n, classes)."""
         labels = outputs if outputs.ndim == 1 else outputs.argmax(axis=1)
         return Responses(labels.astype("<f4").view(np.uint8))

@@ -28,6 +28,8 @@ class NullTask:
     """`count` samples of `sample_bytes` bytes; the label is the index, which the echo backend answers."""
 
     name = "null"
+    ragged = False
+    largest_batch = 0
 
     def __init__(self, options: dict[str, Any]) -> None:
         checked = check_options(self.name, options, {"count": 1024, "sample_bytes": 4, "seed": 0})
@@ -49,7 +51,7 @@ class NullTask:
         folder = cache / f"null-{self.count}x{self.sample_bytes}-{self.seed}"
         if not folder.exists():
             refuse_too_large(self.name, cache, self.count * (self.sample_bytes + BYTES_BESIDE))
-        meta = {"label_dtype": "int32", "seed": self.seed}
+        meta = {"label_dtype": "int32", "scorer": "top1", "seed": self.seed}
         return prepare_library(folder, self.name, self._build, meta)
 
     def _build(self, writer: LibraryWriter) -> None:
@@ -67,7 +69,13 @@ class NullTask:
             row[:] = np.frombuffer(sample, np.uint8)
         return rows
 
-    def respond(self, outputs: np.ndarray) -> Responses:
+    def counts(self, samples: Sequence[memoryview]) -> np.ndarray:
+        """One row a sample."""
+        return np.ones(len(samples), np.int64)
+
+    def respond(
+        self, outputs: np.ndarray, indices: np.ndarray, counts: np.ndarray | None = None
+    ) -> Responses:
         """The outputs' own bytes."""
         return Responses(np.frombuffer(outputs.tobytes(), np.uint8))
 

@@ -28,6 +28,8 @@ class TensorTask:
     """`count` standard normal tensors of `shape`."""
 
     name = "tensor"
+    ragged = False
+    largest_batch = 0
 
     def __init__(self, options: dict[str, Any]) -> None:
         checked = check_options(self.name, options, {"count": 64, "shape": [16], "seed": 0})
@@ -53,7 +55,7 @@ class TensorTask:
         folder = cache / f"tensor-{self.count}x{shape}-{self.seed}"
         if not folder.exists():
             refuse_too_large(self.name, cache, self.count * self.sample_bytes)
-        return prepare_library(folder, self.name, self._build, {"label_dtype": "float32"})
+        return prepare_library(folder, self.name, self._build, {})
 
     def _build(self, writer: LibraryWriter) -> None:
         rng = np.random.default_rng(self.seed)
@@ -67,7 +69,13 @@ class TensorTask:
             row[...] = np.frombuffer(sample, np.float32).reshape(self.shape)
         return rows
 
-    def respond(self, outputs: np.ndarray) -> Responses:
+    def counts(self, samples: Sequence[memoryview]) -> np.ndarray:
+        """One row a sample."""
+        return np.ones(len(samples), np.int64)
+
+    def respond(
+        self, outputs: np.ndarray, indices: np.ndarray, counts: np.ndarray | None = None
+    ) -> Responses:
         """The index of the largest output as float32."""
         labels = outputs.reshape(len(outputs), -1).argmax(axis=1).astype("<f4")
         return Responses(labels.view(np.uint8))
