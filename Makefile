@@ -55,5 +55,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.tested: $(VENV)/.installed
 	@echo "Installing the test tools into $(VENV) ..."
-	@$(PIP) install -c constraints.txt -e ".[quickstart,test]"
+	@$(PIP) install -c constraints.txt -e ".[quickstart,benchmarks,test]"
 	@touch $@
