@@ -1,0 +1,154 @@
+"""An ONNX file as a network: a session of onnxruntime, its facts, and one batch through it.
+
+The task translates between its samples and the names and layouts of the reference's published file
+(onnx_inputs, onnx_outputs), so that a submitter brings that file and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnxruntime
+
+from workers.backends import BackendError
+from workers.installed import LocateError, locate
+from workers.protocol import Responses
+from workers.tasks import Task
+
+PROVIDERS = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
+
+
+@dataclass(frozen=True)
+class OnnxOptions:
+    """The manifest's `backend` section as far as it concerns this engine, and two facts from the driver.
+
+    These are `device` and `workers_on_host`. `threads` 0 means the host's cores divided by its workers;
+    `model` is the name of the reference network that the file is said to be.
+    """
+
+    weights: str = ""
+    weights_sha256: str = ""
+    model: str = ""
+    device: str = "cpu"
+    threads: int = 0
+    workers_on_host: int = 1
+
+
+class OnnxTask(Task, Protocol):
+    """A task whose reference has an ONNX file."""
+
+    def onnx_inputs(self, rows: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+        """The file's inputs by name, from what collate and counts gave."""
+
+    def onnx_outputs(
+        self, outputs: dict[str, np.ndarray], counts: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """What respond takes, from the file's outputs by name."""
+
+
+class OnnxNetwork:
+    """One session and the task's names for its inputs and outputs."""
+
+    def __init__(self, options: OnnxOptions, task: OnnxTask, max_batch: int, threads: int) -> None:
+        file, sha256 = _checked_file(options)
+        available = onnxruntime.get_available_providers()
+        wanted = PROVIDERS[options.device]
+        if wanted[0] not in available:
+            raise BackendError(
+                f"engine 'onnx' on {options.device} needs {wanted[0]}, this onnxruntime has "
+                f"{', '.join(available)}; pip install onnxruntime-gpu in place of onnxruntime"
+            )
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = threads
+        settings.inter_op_num_threads = 1
+        settings.log_severity_level = 3  # errors; warnings about folded constants are no user's business
+        try:
+            self._session = onnxruntime.InferenceSession(str(file), settings, providers=wanted)
+        except Exception as error:
+            # onnxruntime's own exception classes are not part of its documented interface.
+            raise BackendError(f"backend.weights: {file} is no ONNX file that loads: {_first(error)}") from None
+        if self._session.get_providers()[0] != wanted[0]:
+            raise BackendError(f"onnxruntime fell back to {self._session.get_providers()[0]}: is CUDA installed?")
+        self._task = task
+        self._refuse_small_batches(file, max_batch)
+        self.output_names = [output.name for output in self._session.get_outputs()]
+        self.facts: dict[str, Any] = {
+            "engine": "onnx",
+            "model": options.model or file.stem,
+            "model_hash": sha256,
+            "weights": file.name,
+            "weights_sha256": sha256,
+            "precision": "as in the file",
+            "device": _device(options.device),
+            "threads": threads,
+            "versions": {
+                "python": platform.python_version(),
+                "numpy": np.__version__,
+                "onnxruntime": onnxruntime.__version__,
+            },
+        }
+
+    def _refuse_small_batches(self, file: Path, max_batch: int) -> None:
+        fixed = [size for i in self._session.get_inputs() if i.shape and type(size := i.shape[0]) is int]
+        if fixed and max_batch != min(fixed):
+            raise BackendError(
+                f"backend.weights: {file} takes batches of {min(fixed)} and no other; "
+                f"set workers.max_batch: {min(fixed)}"
+            )
+
+    def compute(self, samples: Sequence[memoryview], indices: np.ndarray) -> tuple[Responses, float, float]:
+        """(responses, seconds to feed, seconds to compute) of one batch."""
+        began = time.perf_counter()
+        counts = self._task.counts(samples)
+        inputs = self._task.onnx_inputs(self._task.collate(samples), counts)
+        self._refuse_unknown(inputs)
+        fed = time.perf_counter()
+        found = self._session.run(self.output_names, inputs)
+        done = time.perf_counter()
+        named = dict(zip(self.output_names, found, strict=True))
+        try:
+            outputs, out_counts = self._task.onnx_outputs(named, counts)
+        except KeyError as error:
+            raise BackendError(
+                f"the ONNX file has no output {error}; it has {', '.join(self.output_names)}: it is not the "
+                f"reference's file for task {self._task.name!r}"
+            ) from None
+        return self._task.respond(outputs, indices, out_counts), fed - began, done - fed
+
+    def _refuse_unknown(self, inputs: dict[str, np.ndarray]) -> None:
+        names = {i.name for i in self._session.get_inputs()}
+        if names != set(inputs):
+            raise BackendError(
+                f"the ONNX file takes {', '.join(sorted(names))}, but task {self._task.name!r} gives "
+                f"{', '.join(sorted(inputs))}: it is not the reference's file for this task"
+            )
+
+
+def _checked_file(options: OnnxOptions) -> tuple[Path, str]:
+    """The file and its sha256, which must be the manifest's if that names one."""
+    try:
+        file = locate(options.weights)
+        with open(file, "rb") as opened:
+            sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+    except LocateError as error:
+        raise BackendError(f"backend.weights: {error}") from None
+    except OSError as error:
+        raise BackendError(f"backend.weights: {options.weights} cannot be read ({error.strerror})") from None
+    if options.weights_sha256 not in ("", sha256):
+        raise BackendError(f"backend.weights: {file} has sha256 {sha256}, not backend.weights_sha256")
+    return file, sha256
+
+
+def _device(device: str) -> str:
+    return f"cuda ({onnxruntime.get_device()})" if device == "cuda" else "cpu"
+
+
+def _first(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
