@@ -108,7 +108,7 @@ class OnnxNetwork:
         began = time.perf_counter()
         counts = self._task.counts(samples)
         inputs = self._task.onnx_inputs(self._task.collate(samples), counts)
-        self._refuse_unknown(inputs)
+        inputs = self._chosen(inputs)
         fed = time.perf_counter()
         found = self._session.run(self.output_names, inputs)
         done = time.perf_counter()
@@ -122,13 +122,15 @@ class OnnxNetwork:
             ) from None
         return self._task.respond(outputs, indices, out_counts), fed - began, done - fed
 
-    def _refuse_unknown(self, inputs: dict[str, np.ndarray]) -> None:
-        names = {i.name for i in self._session.get_inputs()}
-        if names != set(inputs):
+    def _chosen(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What the file takes of what the task offers: files of one reference differ in their names."""
+        names = [i.name for i in self._session.get_inputs()]
+        if missing := [name for name in names if name not in inputs]:
             raise BackendError(
-                f"the ONNX file takes {', '.join(sorted(names))}, but task {self._task.name!r} gives "
+                f"the ONNX file takes {', '.join(missing)}, but task {self._task.name!r} gives only "
                 f"{', '.join(sorted(inputs))}: it is not the reference's file for this task"
             )
+        return {name: inputs[name] for name in names}
 
 
 def _checked_file(options: OnnxOptions) -> tuple[Path, str]:
