@@ -1,11 +1,10 @@
-"""LoadGen's accuracy log in, accuracy.txt for the official checkers out; scorers/ does what is between. Untimed.
+"""LoadGen's accuracy log in, accuracy.txt for the checkers out; scorers/ does what is between. Untimed.
 
 Needs neither torch nor the workers, so a run can be scored a week later on another machine.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -59,7 +58,7 @@ def write_accuracy_txt(path: Path, scored: AccuracyScore) -> None:
 
 
 def first_answers(path: Path, expected_count: int, digest: Any = None) -> Iterator[Logged]:
-    """The first answer to each sample, in the log's order; AccuracyError if one below `expected_count` has none.
+    """The first answer to each sample, in the log's order; AccuracyError if one of `expected_count` has none.
 
     LoadGen fills MultiStream's last query up with samples that were asked before; the official scorers pass
     over them. `digest` (a hashlib object) is updated with the whole log.

@@ -1,4 +1,7 @@
-"""`loadgrid bench`: how fast the path itself is, with a null model through real Ray actors, TCP and CURVE."""
+"""`loadgrid bench`: how fast the path itself is, with a null model through real Ray actors, TCP and CURVE.
+
+What an engine loses on the path is measured by bench_engine.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ import typer
 from rich.console import Console as Terminal
 from rich.table import Table
 
-from orchestrator import children
+from orchestrator import bench_engine, children
 from orchestrator.campaign import EXIT_INVALID, Session
 from orchestrator.logs import read_detail
 from orchestrator.manifest import Manifest, parse_manifest
@@ -27,7 +30,8 @@ from orchestrator.record import Record
 from orchestrator.rules import load_round
 from orchestrator.timings import STAGES
 
-app = typer.Typer(no_args_is_help=True, help="Measure the path itself with a null model.")
+app = typer.Typer(no_args_is_help=True, help="Measure the path itself with a null model, or an engine.")
+app.command()(bench_engine.engine)
 
 LIMIT_MS = 15
 # The sweep ends when the bracket is this narrow.

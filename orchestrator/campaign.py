@@ -11,12 +11,12 @@ from typing import Any, Protocol
 
 from orchestrator import cluster
 from orchestrator.evidence import Crew, Evidence
-from orchestrator.manifest import Manifest, error_at
+from orchestrator.manifest import Manifest
 from orchestrator.order import LocalWorker, Seat, TestOrder
 from orchestrator.pace import even_warm_ups
 from orchestrator.paths import MANIFEST, RECORD, USER_CONF, RunPaths, cache_dir, write_atomically
 from orchestrator.plan import TestSpec, plan
-from orchestrator.preflight import task_field
+from orchestrator.prepare import open_library
 from orchestrator.provenance import commit_of
 from orchestrator.record import Record
 from orchestrator.rules import Round, load_round
@@ -24,8 +24,6 @@ from orchestrator.stop import Stop
 from orchestrator.supervise import Hooks, Outcome, run_test
 from orchestrator.timings import Board
 from workers.host import WorkerSpec
-from workers.library import Library, LibraryError
-from workers.tasks import TaskError, open_task
 
 EXIT_VALID, EXIT_INVALID, EXIT_USAGE, EXIT_SETUP, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
 # Payloads cost encryption and copies in ZeroMQ's own threads; indices do not.
@@ -47,6 +45,9 @@ class Watcher(Protocol):
 
     def preparing(self, what: str) -> None:
         """Something slow and untimed begins."""
+
+    def progressed(self, step: str, done: int, total: int) -> None:
+        """How far the preparation of a data set is."""
 
     def worker_ready(self, facts: dict[str, Any]) -> None:
         """A worker has loaded its model."""
@@ -81,7 +82,7 @@ class Session:
 
     def __enter__(self) -> Session:
         self.round: Round = load_round(self.manifest.round)
-        self.library = self._open_library()
+        self.library = open_library(self.manifest, self.watcher)
         self.commit = commit_of()
         self.fleet: cluster.RayFleet | None = None
         if self.manifest.workers.where == "ray":
@@ -97,20 +98,6 @@ class Session:
             self.fleet.stop()
         if self.manifest.workers.where == "ray":
             cluster.disconnect()
-
-    def _open_library(self) -> Library:
-        """The prepared data set, on this host: its count, its labels, and its bytes in value mode."""
-        task = self.manifest.task
-        self.watcher.preparing(f"data set {task.name}")
-        try:
-            library = open_task(task.name, self.manifest.task_options()).prepare(cache_dir())
-        except TaskError as error:
-            raise error_at(self.manifest, task_field(error), str(error)) from None
-        except LibraryError as error:
-            raise error_at(self.manifest, "task", str(error)) from None
-        if not library.count:
-            raise error_at(self.manifest, "task", f"the data set of {task.name} is empty")
-        return library
 
     def _start_fleet(self) -> None:
         w = self.manifest.workers

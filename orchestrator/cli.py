@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -18,13 +19,22 @@ from orchestrator.campaign import (
     SetUpError,
     run_campaign,
 )
-from orchestrator.console import Console, print_plan
-from orchestrator.manifest import Manifest, ManifestError, load_manifest, manifest_schema
+from orchestrator.console import Console, open_terminal, print_plan
+from orchestrator.manifest import (
+    Manifest,
+    ManifestError,
+    load_manifest,
+    manifest_files,
+    manifest_schema,
+)
 from orchestrator.paths import write_json
 from orchestrator.plan import PlanError
 from orchestrator.preflight import check_files, check_names, why_not_writable
+from orchestrator.prepare import check_digest, prepare, same_data
 from orchestrator.rules import RulesError
 from orchestrator.stop import Interrupted, Stop
+from orchestrator.suiteview import Part, show_campaign
+from workers.library import Library
 
 app = typer.Typer(
     add_completion=False,
@@ -34,7 +44,9 @@ app = typer.Typer(
 )
 app.add_typer(bench.app, name="bench")
 
-Manifests = Annotated[list[Path], typer.Argument(help="Manifest files (YAML).", show_default=False)]
+Manifests = Annotated[
+    list[Path], typer.Argument(help="Manifest files (YAML), or folders of them.", show_default=False)
+]
 RunsDir = Annotated[Path, typer.Option(help="Where evidence is written.")]
 Address = Annotated[
     str, typer.Option(help="Ray: 'local' starts one here, 'auto' finds a running one, or HOST:PORT.")
@@ -44,7 +56,7 @@ Address = Annotated[
 @app.command()
 def run(manifests: Manifests, runs_dir: RunsDir = Path("runs"), address: Address = "local") -> None:
     """Run every test of one or more manifests and write their records."""
-    loaded = [load_manifest(path) for path in manifests]
+    loaded = [load_manifest(path) for path in manifest_files(manifests)]
     for manifest in loaded:
         check_names(manifest)
         check_files(manifest, address)
@@ -75,10 +87,47 @@ def _run_one(manifest: Manifest, runs_dir: Path, address: str, stop: Stop) -> in
 
 @app.command("plan")
 def plan_command(manifests: Manifests) -> None:
-    """Show what would run, with which settings, and every rule that is broken."""
-    for path in manifests:
-        manifest = load_manifest(path)
-        print_plan(manifest, check_names(manifest))
+    """Show what would run, with which settings, and every rule that is broken; of a folder in one table."""
+    loaded = [load_manifest(path) for path in manifest_files(manifests)]
+    parts = [Part(manifest, check_names(manifest)) for manifest in loaded]
+    if any(path.is_dir() for path in manifests):
+        show_campaign(", ".join(map(str, manifests)), parts, open_terminal())
+        return
+    for part in parts:
+        print_plan(part.manifest, part.specs)
+
+
+@app.command("prepare")
+def prepare_command(manifests: Manifests) -> None:
+    """Prepare the data sets of manifests on this host, or check those that are here; prints their hashes."""
+    loaded = [load_manifest(path) for path in manifest_files(manifests)]
+    ready: dict[str, Library] = {}
+    codes = [0]
+    for manifest in loaded:
+        codes.append(_guarded(partial(_prepare_one, manifest, ready)))
+        if codes[-1] == EXIT_INTERRUPTED:
+            break
+    raise typer.Exit(max(codes))
+
+
+def _prepare_one(manifest: Manifest, ready: dict[str, Library]) -> int:
+    """Prepare one data set; of manifests that share one, the first does."""
+    terminal = open_terminal()
+    library = ready.get(same_data(manifest))
+    if library is None:
+        console = Console(terminal)
+        try:
+            made = prepare(manifest, console)
+        finally:
+            console.close()
+        library = ready[same_data(manifest)] = made.library
+        for part in made.report(manifest):
+            terminal.print(part)
+        terminal.print(f"task.sha256: {library.digest}\n", soft_wrap=True)  # to be copied into the manifest
+    else:
+        terminal.print(f"{manifest.name}: the same data set, {library.folder}\n", soft_wrap=True)
+    check_digest(manifest, library)
+    return 0
 
 
 @app.command("doctor")

@@ -261,6 +261,13 @@ class RayFleet:
         self._attaching = {}
         return stuck + late
 
+    def replay(self, timeout_s: float) -> list[dict[str, Any]]:
+        """What each worker's backend makes of its last test in a bare loop, see WorkerHost.replay."""
+        answers, _ = self._ask("replay", self.names, timeout_s, lambda: None)
+        for name, reason in self._dead.items():
+            raise ClusterError(f"{name} did not finish its bare loop: {reason}")
+        return list(answers.values())
+
     def stop(self) -> None:
         """End every worker and give its place back."""
         for actor in self._actors.values():

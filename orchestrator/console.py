@@ -22,6 +22,7 @@ from orchestrator.manifest import Manifest
 from orchestrator.phrases import bar, clock, duration, loss_story, ms, plural, rate
 from orchestrator.plan import TestSpec
 from orchestrator.planview import show_plan
+from orchestrator.preparing import Preparing
 from orchestrator.progress import Progress
 from orchestrator.record import Record
 from orchestrator.tables import facts_grid, plain_table, run_report, test_report
@@ -85,7 +86,7 @@ class Console:
         self._count = 0
         self._number = 0
         self._ready: list[str] = []
-        self._doing: tuple[str, float] | None = None  # something untimed, and since when
+        self._doing: Preparing | None = None
         self._progress: Progress | None = None
         self._phase = ""
         self._workers: list[str] = []
@@ -97,10 +98,21 @@ class Console:
 
     def preparing(self, what: str) -> None:
         """Something slow and untimed begins."""
-        self._doing = (what, self._clock_s())
+        self._doing = Preparing(what, self._clock_s())
+        self._next_line_s = self._clock_s() + LINE_EVERY_S
         if not self._terminal.is_terminal:  # a terminal shows it moving
             self._say(f"preparing {what}")
         self._open()
+
+    def progressed(self, step: str, done: int, total: int) -> None:
+        """How far the preparation of a data set is."""
+        doing, now = self._doing, self._clock_s()
+        if doing is None:
+            return
+        worth_a_line = doing.heard(step, done, total, now) or now >= self._next_line_s
+        if worth_a_line and not self._terminal.is_terminal:
+            self._next_line_s = now + LINE_EVERY_S
+            self._say(f"{doing.what}: {doing.words(now)}")
 
     def worker_ready(self, facts: dict[str, Any]) -> None:
         """A worker has loaded its model."""
@@ -226,9 +238,8 @@ class Console:
             return Group(*self._test_view(progress))
         if self._doing is None:
             return Text()
-        what, since = self._doing
-        ready = f", {len(self._ready)} ready" if self._ready and what == "workers" else ""
-        return Spinner("dots", Text(f"preparing {what}{ready}  {clock(self._clock_s() - since)}"))
+        ready = f", {len(self._ready)} ready" if self._ready and self._doing.what == "workers" else ""
+        return self._doing.view(self._clock_s(), ready)
 
     def _test_view(self, progress: Progress) -> list[RenderableType]:
         where = f" ({self._number} of {self._count})" if self._count else ""

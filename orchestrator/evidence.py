@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.accuracy import AccuracyError, write_accuracy_txt
-from orchestrator.findings import (
-    Finding,
+from orchestrator.findings import Finding
+from orchestrator.findings_data import library_findings
+from orchestrator.findings_manifest import (
     index_to_remote_finding,
-    library_findings,
     network_on_one_host_finding,
     plan_findings_for_loadgen,
 )

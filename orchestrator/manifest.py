@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,15 @@ from orchestrator.manifest_fields import Manifest
 from orchestrator.manifest_meaning import Problem, meaning_problems, problem_of, schema
 from orchestrator.rules import RulesError, load_round
 
-__all__ = ["Manifest", "ManifestError", "error_at", "load_manifest", "manifest_schema", "parse_manifest"]
+__all__ = [
+    "Manifest",
+    "ManifestError",
+    "error_at",
+    "load_manifest",
+    "manifest_files",
+    "manifest_schema",
+    "parse_manifest",
+]
 
 # A manifest of people fits many times over; what does not fit is an attack or a mistake.
 MAX_BYTES = 128 * 1024
@@ -67,6 +75,17 @@ class _Open:
     anchor: str | None
     key: str | None = None
     key_line: int = 0
+
+
+def manifest_files(paths: Iterable[str | Path]) -> list[Path]:
+    """The files meant by `paths`: a folder means every *.yaml in it, in order of name."""
+    files: list[Path] = []
+    for path in map(Path, paths):
+        found = sorted(path.glob("*.yaml"), key=lambda file: file.stem) if path.is_dir() else [path]
+        if not found:
+            raise ManifestError(str(path), None, "", "is a folder without a manifest (*.yaml)")
+        files += found
+    return list(dict.fromkeys(files))
 
 
 def load_manifest(path: str | Path) -> Manifest:

@@ -5,36 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic import ConfigDict, Field, PrivateAttr
+
+from orchestrator.manifest_backends import Ctranslate2Backend, EchoBackend, OnnxBackend, TorchBackend
+from orchestrator.manifest_types import (
+    Milliseconds,
+    Name,
+    PathText,
+    Percentile,
+    Qps,
+    QueryCount,
+    SampleCount,
+    Scenario,
+    Section,
+    Seed,
+    Sha256,
+    Switch,
+)
 
 PACKAGE_PREFIX = "package:"  # a path inside an installed Python package, found where it is used
-WEEK_MS = 7 * 24 * 3600 * 1000
+PATH_OPTIONS = ("path", "calibration", "cases", "quantiles", "truth")  # of tasks, from the manifest's folder
 HOUR_MS = 3600 * 1000.0
-MAX_SEED = 2**64 - 1
 SEED_WORDS = ("qsl_rng_seed", "sample_index_rng_seed", "schedule_rng_seed")
-
-
-def _as_switch(value: object) -> object:
-    return int(value) if isinstance(value, bool) else value
-
-
-Scenario = Literal["SingleStream", "MultiStream", "Server", "Offline"]
-Switch = Annotated[Literal[0, 1], BeforeValidator(_as_switch)]
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
-PathText = Annotated[str, Field(min_length=1, max_length=4096)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Milliseconds = Annotated[int, Field(ge=0, le=WEEK_MS)]
-QueryCount = Annotated[int, Field(ge=1, le=10**10)]
-SampleCount = Annotated[int, Field(ge=0, le=10**9)]
-Qps = Annotated[float, Field(gt=0, le=1e8)]
-Percentile = Annotated[float, Field(ge=50, lt=100)]
-
-
-class Section(BaseModel):
-    """A part of a manifest: frozen, no unknown keys, no silent conversion, no nan or inf."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class EveryScenarioWords(Section):
@@ -196,54 +188,6 @@ class TaskSection(Section):
         return dict(self.model_extra or {})
 
 
-class EchoBackend(Section):
-    """No model: answers at once or after a simulated service time."""
-
-    engine: Literal["echo"] = Field(description="echo: answers without computing.")
-    service_time_us: float = Field(
-        default=0.0, ge=0, le=6e7, description="Simulated service time of a batch, us. 0: at once."
-    )
-    service_time_per_sample_us: float = Field(
-        default=0.0,
-        ge=0,
-        le=6e7,
-        description="Simulated service time of each sample of a batch, in addition, us.",
-    )
-    service_time_distribution: Literal["fixed", "exponential"] = Field(
-        default="fixed", description="fixed: always the service time; exponential: that on average, seeded."
-    )
-    response_bytes: int = Field(
-        default=4, ge=0, le=2**30, description="Bytes of an answer; the first 4 are the index."
-    )
-    seed: Seed = Field(default=0, description="Seed of the random service times.")
-
-
-class TorchBackend(Section):
-    """A PyTorch module."""
-
-    engine: Literal["torch"] = Field(description="torch: a PyTorch module on CPU or CUDA.")
-    model: Name = Field(description="The architecture, a file of workers/models.")
-    weights: PathText | None = Field(
-        default=None,
-        description="File of weights; relative to the manifest, or package:NAME/FILE. null: seeded weights.",
-    )
-    weights_sha256: Sha256 | None = Field(default=None, description="Hash that the weights file must have.")
-    precision: Literal["fp32", "fp16", "bf16"] = Field(
-        default="fp32", description="Number format of the computation."
-    )
-    channels_last: bool = Field(default=False, description="Lay images out channels last.")
-    cuda_graphs: bool = Field(
-        default=True, description="Capture a CUDA graph for every batch size in use (CUDA only)."
-    )
-    compile: bool = Field(default=False, description="torch.compile the module, before the clock starts.")
-    threads: int | None = Field(
-        default=None, ge=1, le=4096, description="CPU threads of a worker. null: its share."
-    )
-    options: dict[str, Any] = Field(
-        default_factory=dict, description="Options of the model, which checks them."
-    )
-
-
 class WorkersSection(Section):
     """The workers and where they run."""
 
@@ -319,9 +263,9 @@ class Manifest(Section):
         description="Open division only: accuracy to reach, in the round's unit. Default: the round's.",
     )
     task: TaskSection = Field(description="Data set, preprocessing and response.")
-    backend: Annotated[EchoBackend | TorchBackend, Field(discriminator="engine")] = Field(
-        description="What computes the answers."
-    )
+    backend: Annotated[
+        EchoBackend | TorchBackend | OnnxBackend | Ctranslate2Backend, Field(discriminator="engine")
+    ] = Field(description="What computes the answers.")
     workers: WorkersSection = Field(
         default_factory=WorkersSection, description="How many workers, and where they run."
     )
@@ -361,9 +305,12 @@ class Manifest(Section):
         return str(self._path.absolute().parent / Path(text).expanduser())
 
     def task_options(self) -> dict[str, Any]:
-        """The options for `open_task`: the task's own keys, and its path, resolved, if it has one."""
-        path = {} if self.task.path is None else {"path": self.resolve(self.task.path)}
-        return {**self.task.options, **path}
+        """The options for `open_task`: the task's own keys, and its paths, resolved, if it has any."""
+        options = (
+            self.task.options if self.task.path is None else {**self.task.options, "path": self.task.path}
+        )
+        paths = {key: options[key] for key in PATH_OPTIONS if isinstance(options.get(key), str)}
+        return {**options, **{key: self.resolve(text) for key, text in paths.items() if text}}
 
     def backend_options(self) -> dict[str, Any]:
         """The options for `open_backend`: the engine's fields and the model's options, weights resolved."""

@@ -9,9 +9,9 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from orchestrator.manifest_backends import Ctranslate2Backend, EchoBackend, OnnxBackend, TorchBackend
 from orchestrator.manifest_fields import (
     SEED_WORDS,
-    EchoBackend,
     EveryScenarioWords,
     LoadgenSection,
     Manifest,
@@ -19,11 +19,15 @@ from orchestrator.manifest_fields import (
     OfflineWords,
     ServerWords,
     SingleStreamWords,
-    TorchBackend,
 )
 from orchestrator.rules import Round, RulesError, load_round, nearest, not_one_of, round_names
 
-ENGINES: dict[str, type[BaseModel]] = {"echo": EchoBackend, "torch": TorchBackend}
+ENGINES: dict[str, type[BaseModel]] = {
+    "echo": EchoBackend,
+    "torch": TorchBackend,
+    "onnx": OnnxBackend,
+    "ctranslate2": Ctranslate2Backend,
+}
 WORDS: dict[str, type[EveryScenarioWords]] = {
     "SingleStream": SingleStreamWords,
     "MultiStream": MultiStreamWords,

@@ -30,6 +30,7 @@ class LocalWorker(BaseModel):
     batch_deadline_ns: int
     cache: str
     needs_library: bool
+    note_order: bool = False
 
 
 class TestOrder(BaseModel):

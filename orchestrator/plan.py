@@ -13,12 +13,14 @@ from orchestrator.findings import (
     Finding,
     accuracy_findings,
     both_modes_findings,
-    index_to_remote_finding,
-    library_findings,
-    manifest_findings,
-    plan_findings_for_loadgen,
     seed_findings,
     settings_findings,
+)
+from orchestrator.findings_data import ground_truth_findings, library_findings
+from orchestrator.findings_manifest import (
+    index_to_remote_finding,
+    manifest_findings,
+    plan_findings_for_loadgen,
     suite_findings,
 )
 from orchestrator.manifest_fields import Manifest
@@ -171,6 +173,7 @@ def _findings(
         yield from settings_findings(found, benchmark, manifest, scenario, settings)
     else:
         yield from accuracy_findings(found, benchmark, settings)
+        yield from ground_truth_findings(manifest)
 
 
 def _idle_words(manifest: Manifest) -> Iterator[str]:

@@ -12,9 +12,10 @@ from rich.text import Text
 from orchestrator.expectation import STREAMS, expected_s, expected_samples
 from orchestrator.machine import available_memory_bytes
 from orchestrator.manifest import Manifest
-from orchestrator.manifest_fields import TorchBackend
+from orchestrator.manifest_backends import EchoBackend, TorchBackend
 from orchestrator.phrases import duration, plural, size, unit
 from orchestrator.plan import Finding, TestSpec, memory_needed_bytes
+from orchestrator.rules import load_round
 from orchestrator.tables import facts_grid, listed, plain_table, with_tests
 
 
@@ -47,13 +48,19 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "round", f"{manifest.round}, division {manifest.division}, suite {manifest.suite}"
     yield "benchmark", manifest.benchmark
     backend, workers, dispatch = manifest.backend, manifest.workers, manifest.dispatch
-    if isinstance(backend, TorchBackend):
-        weights = "seeded weights" if backend.weights is None else f"weights {backend.weights}"
-        yield "model", f"{backend.model}, {backend.precision}, {weights}"
-    else:
+    if isinstance(backend, EchoBackend):
         each = f"{backend.service_time_us:g} us a batch" if backend.service_time_us else "at once"
         yield "model", f"none: engine echo answers {each}"
-    yield "data", f"{manifest.task.name}; payload {dispatch.payload}"
+    elif isinstance(backend, TorchBackend):
+        seeded = "seeded random weights, no checkpoint"
+        weights = seeded if backend.weights is None else f"weights {backend.weights}"
+        yield "model", f"{backend.model}, {backend.precision}, {weights}"
+    else:
+        yield "model", f"{backend.model or 'of the file'}, engine {backend.engine}, {backend.weights}"
+    yield "data", f"{_data(manifest)}; payload {dispatch.payload}"
+    found = load_round(manifest.round).benchmark(manifest.benchmark)
+    beyond = [f"{step} (as the reference)" for step in found.untimed_by_reference]
+    yield "untimed", f"from {found.raw_input}: {', '.join([*found.untimed, *beyond])}; all else is timed"
     if workers.where == "local":
         place = "in the test process"
     else:
@@ -63,6 +70,15 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "workers", f"{count} {place}; up to {plural(workers.max_batch, 'sample')} a batch"
     lost = {"fail": "the test ends", "reissue": "its samples go to the others"}[manifest.on_loss]
     yield "lost worker", f"{lost} (on_loss: {manifest.on_loss})"
+
+
+def _data(manifest: Manifest) -> str:
+    options = manifest.task.options
+    if options.get("generated"):
+        return f"{manifest.task.name}, {options['generated']} generated samples in place of the data set"
+    if options.get("calibration"):
+        return f"{manifest.task.name}, the samples for calibration only"
+    return manifest.task.name
 
 
 def _tests(specs: Sequence[TestSpec]) -> Table:

@@ -40,8 +40,11 @@ def check_files(manifest: Manifest, address: str) -> None:
         file = locate(weights)
     except LocateError as error:
         raise error_at(manifest, "backend.weights", str(error)) from None
-    if not file.is_file():
-        raise error_at(manifest, "backend.weights", f"no such file: {file}")
+    wanted, there = (
+        ("folder", file.is_dir()) if manifest.backend.engine == "ctranslate2" else ("file", file.is_file())
+    )
+    if not there:
+        raise error_at(manifest, "backend.weights", f"no such {wanted}: {file}")
 
 
 def task_field(error: TaskError) -> str:

@@ -25,6 +25,9 @@ class Quiet:
         """Say it: it can take a while."""
         self._note(f"preparing {what} ...")
 
+    def progressed(self, step: str, done: int, total: int) -> None:
+        """Nothing to say."""
+
     def worker_ready(self, facts: dict[str, Any]) -> None:
         """Nothing to say."""
 

@@ -77,13 +77,20 @@ class Reference(_Frozen):
 
 
 class Benchmark(_Frozen):
-    """One benchmark of a round. `words` are its lines of mlperf.conf: scenario or "*" -> word -> value."""
+    """One benchmark of a round. `words` are its lines of mlperf.conf: scenario or "*" -> word -> value.
+
+    `raw_input` is what the rules start from, `untimed` the steps of the round's list that its reference takes
+    before the clock starts, `untimed_by_reference` a step outside that list -> where the reference takes it.
+    """
 
     name: str
     task: str
     model: str
     dataset: str
     sample: str
+    raw_input: str
+    untimed: tuple[str, ...]
+    untimed_by_reference: dict[str, str] = Field(default_factory=dict)
     aliases: tuple[str, ...]
     conf_model_name: str
     reference: Reference
@@ -126,6 +133,7 @@ class Round(_Frozen):
     result_keys: dict[str, str]
     words: dict[str, Words]
     compliance: dict[str, Words]
+    untimed_preprocessing: dict[str, str]
     benchmarks: dict[str, Benchmark]
     suites: dict[str, dict[str, Place]]
 

@@ -201,6 +201,8 @@ class TestProcess:
         self._phase("ending")
         self.exchange.stop()
         for host in self.hosts:
+            if host.spec.note_order:
+                self.channel.send(event="replay", **host.replay())
             host.close()
         self.link.close()
         self.channel.send(event="result", **self._result())

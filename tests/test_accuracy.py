@@ -15,8 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator import accuracy
-from orchestrator import scorers
+from orchestrator import accuracy, scorers
 from orchestrator.accuracy import AccuracyError, AccuracyScore, write_accuracy_txt
 from workers.library import LibraryWriter
 

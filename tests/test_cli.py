@@ -26,7 +26,7 @@ from tests.test_manifest import BAD, GOOD
 TIME_BUDGET_S = 30
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = [[], ["run"], ["plan"], ["doctor"], ["schema"], ["bench"]]
+COMMANDS = [[], ["run"], ["plan"], ["prepare"], ["doctor"], ["schema"], ["bench"]]
 COMMANDS += [["bench", "null"], ["bench", "sweep"], ["bench", "offline"]]
 
 
@@ -150,7 +150,9 @@ def test_what_is_no_manifest_is_one_message(call: Call, command: str) -> None:
         Path("bad.yaml").write_text(text)
         assert says in refused(call, command, "bad.yaml")
     assert refused(call, command, "none.yaml") == "none.yaml: no such file"
-    assert refused(call, command, ".").endswith("name a manifest file in it")
+    assert refused(call, command, ".").startswith("bad.yaml: is empty"), "a folder is every manifest in it"
+    Path("bad.yaml").rename("bad.yml")
+    assert refused(call, command, ".") == ".: is a folder without a manifest (*.yaml)"
 
 
 def test_a_good_manifest_beside_a_bad_one_does_not_run(call: Call) -> None:
@@ -261,12 +263,26 @@ def test_a_plan_shows_settings_and_broken_rules_and_runs_nothing(call: Call) -> 
     assert not Path("runs").exists()
 
 
+def test_a_folders_plan_is_one_table_and_runs_nothing(call: Call) -> None:
+    Path("all").mkdir()
+    manifest(Path("all"), name="one")
+    manifest(Path("all"), name="two", scenarios="Offline")
+    said = call("plan", "all")
+    assert said.code == 0
+    flat = " ".join(said.out.split())
+    assert "2 manifests, 2 tests, one after the other" in flat
+    assert "broken: " in flat and "All green" not in flat
+    assert "Server-performance" not in flat and "All green" in call("plan", ROOT / "manifests/edge-v6.1").out
+    assert not Path("runs").exists()
+
+
 def test_valid_tests_end_with_zero_and_never_touch_ray(call: Call) -> None:
     runs = "performance, accuracy"
     file = manifest(Path("."), runs=runs)
+    Path("more").mkdir()
     # Two workers answer the 1,100 samples of Offline in 0.66 s: not before min_duration.
-    other = manifest(Path("."), name="other", scenarios="Offline", runs=runs, sample_us=1200)
-    said = call("run", file, other)
+    manifest(Path("more"), name="other", scenarios="Offline", runs=runs, sample_us=1200)
+    said = call("run", file, "more")
     assert said.code == 0, said
     records = records_of() + records_of("other")
     assert {record.status for record in records} == {"finished"}

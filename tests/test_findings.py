@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from tests.test_plan import planned, rules_of
 
 TIME_BUDGET_S = 5
@@ -55,3 +59,38 @@ def test_a_network_test_is_not_coalesced() -> None:
     assert quiet.settings["server_coalesce_queries"] is False
     loud = {"loadgen": {"Server": {"coalesce_queries": 1}}, "dispatch": {"payload": "value"}}
     assert rules_of(planned(**common, **loud)[0]) == ["network_coalescing"]
+
+
+def whys(**fields: Any) -> list[str]:
+    return [finding.why for finding in planned(**fields)[0].broken_rules]
+
+
+def test_a_data_set_of_generated_samples_is_told_in_plain_words_and_cannot_be_scored() -> None:
+    fields = {"task": {"name": "imagenet", "generated": 2048}, "division": "open"}
+    performance, accuracy = planned(**fields)[:2]
+    assert rules_of(performance) == ["data_set"]
+    assert "2048 generated samples, not the data set" in whys(**fields)[0]
+    assert rules_of(accuracy) == ["data_set", "ground_truth"]
+    assert "cannot be scored" in accuracy.broken_rules[-1].why
+
+
+def test_calibration_samples_are_not_the_data_set() -> None:
+    fields = {"task": {"name": "imagenet", "path": "d", "calibration": "cal_image_list.txt"}}
+    assert rules_of(planned(**fields)[0]) == ["data_set"]
+    assert "calibrating" in whys(**fields)[0]
+
+
+def test_seeded_weights_are_told_in_plain_words() -> None:
+    fields = {"backend": {"engine": "torch", "model": "resnet50"}}
+    assert rules_of(planned(**fields)[0]) == ["weights"]
+    assert "seeded random weights, so its answers mean nothing" in whys(**fields)[0]
+
+
+@pytest.mark.parametrize("engine", ["onnx", "ctranslate2"])
+def test_a_file_says_which_network_it_is_but_for_the_open_division(engine: str) -> None:
+    backend = {"engine": engine, "weights": "w"}
+    assert rules_of(planned(backend=backend)[0]) == ["reference_model"]
+    assert "does not say which network w is; it must be resnet50" in whys(backend=backend)[0]
+    assert rules_of(planned(backend=backend, division="open")[0]) == []
+    assert rules_of(planned(backend={**backend, "model": "resnet50"})[0]) == []
+    assert rules_of(planned(backend={**backend, "model": "bert-large"})[0]) == ["reference_model"]

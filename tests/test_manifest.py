@@ -392,7 +392,7 @@ def manifest_fields_of(section: str) -> list[str]:
     schema = manifest_schema()
     wanted = {
         "task": ["TaskSection"],
-        "backend": ["EchoBackend", "TorchBackend"],
+        "backend": ["EchoBackend", "TorchBackend", "OnnxBackend", "Ctranslate2Backend"],
         "loadgen": ["LoadgenSection"],
     }
     definitions = wanted.get(section, [f"{section.capitalize()}Section"])

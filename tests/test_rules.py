@@ -221,3 +221,33 @@ def test_a_round_is_found_by_its_exact_name_only(name: str) -> None:
 def test_rounds_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_round("v1.0").min_duration_ms = 1
+
+
+def test_the_steps_that_happen_untimed_are_the_rules_lists() -> None:
+    # inference_rules.adoc, "Pre- and post-processing": six steps in 2021, in 2026 also token ids.
+    six = {"resize", "transpose", "pad", "crop", "normalize", "convert"}
+    for name in OLD_ROUNDS:
+        assert set(load_round(name).untimed_preprocessing) == six
+    assert set(load_round("v6.1").untimed_preprocessing) == {*six, "tokenize"}
+
+
+@pytest.mark.parametrize("name", ["v1.0", "v1.1", "v6.1"])
+def test_a_benchmark_takes_untimed_steps_of_its_rounds_list_only(name: str) -> None:
+    found = load_round(name)
+    starts = {"image classification": "picture", "object detection": "picture", "medical": "picture"}
+    starts |= {"speech": "waveform", "question": "text", "recommendation": "items"}
+    for benchmark in found.benchmarks.values():
+        assert set(benchmark.untimed) <= set(found.untimed_preprocessing), benchmark.name
+        assert not set(benchmark.untimed_by_reference) & set(found.untimed_preprocessing), benchmark.name
+        start = next(text for task, text in starts.items() if benchmark.task.startswith(task))
+        assert start in benchmark.raw_input, benchmark.name
+
+
+def test_only_the_old_rounds_tokens_lie_outside_their_list() -> None:
+    outside = {
+        (name, benchmark.name)
+        for name in round_names()
+        for benchmark in load_round(name).benchmarks.values()
+        if benchmark.untimed_by_reference
+    }
+    assert outside == {(name, bert) for name in OLD_ROUNDS for bert in ("bert-99", "bert-99.9")}

@@ -116,7 +116,7 @@ def test_bad_photo_folders_are_explained(tmp_path: Path) -> None:
     def why(**options: object) -> str:
         with pytest.raises(TaskError) as caught:
             open_task("imagenet-photos", options).prepare(tmp_path / "cache")
-        assert not list((tmp_path / "cache").glob("*.partial"))
+        assert not list((tmp_path / "cache").glob("*/library.json"))
         return str(caught.value)
 
     folder = photos(tmp_path / "photos")

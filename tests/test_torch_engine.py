@@ -16,7 +16,8 @@ import torch
 from tests.drive_backend import MAX_BATCH, PERCEPTRON, answers, wait
 from workers.backends import BackendError, Batch, open_backend
 from workers.backends.torch_engine import TorchBackend, bucket_sizes
-from workers.backends.torch_network import model_hash
+from workers.backends.torch_slots import Computed
+from workers.backends.torch_weights import model_hash
 from workers.models import ModelError, open_model
 from workers.protocol import Responses
 from workers.tasks import open_task
@@ -90,7 +91,7 @@ def test_warm_up_does_not_count_what_only_the_first_batch_pays(monkeypatch: pyte
     slot, passed = backend._slots[0], []
     honest = slot.compute
 
-    def slow_at_first(samples: list[memoryview]) -> tuple[np.ndarray, float, float]:
+    def slow_at_first(samples: list[memoryview]) -> Computed:
         if len(samples) not in passed:  # as a compiler does
             time.sleep(0.2)
         passed.append(len(samples))
@@ -140,7 +141,9 @@ def test_a_batch_without_an_open_slot_or_beyond_the_maximum_is_refused(
 class ViewTask(TensorTask):
     """Answers with a view of the outputs, as a task that saves a copy would."""
 
-    def respond(self, outputs: np.ndarray) -> Responses:
+    def respond(
+        self, outputs: np.ndarray, indices: np.ndarray, counts: np.ndarray | None = None
+    ) -> Responses:
         return Responses(outputs.reshape(-1).view(np.uint8))
 
 

@@ -15,11 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from workers.backends import Backend, open_backend
+from workers.bare import bare_loop
 from workers.batcher import Batcher
 from workers.library import Library
 from workers.port import DealerPort, new_key_pair
-from workers.tasks import open_task
+from workers.tasks import Task, open_task
 from workers.worker import Port, Worker
 
 # Python's default of 5 ms lets a busy engine thread keep the loop waiting: p99 8.5 ms instead of 0.9.
@@ -53,6 +56,7 @@ class WorkerSpec:
     batch_deadline_ns: int = 0
     cache: str = ""
     needs_library: bool = True
+    note_order: bool = False  # remember each test's samples, for `replay`
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,9 @@ class WorkerHost:
 
     spec: WorkerSpec
     _backend: Backend | None = None
+    _task: Task | None = None
     _library: Library | None = None
+    _order: list[np.ndarray] = field(default_factory=list)
     _keys: tuple[str, str] = ("", "")
     _worker: Worker | None = None
     _port: WakablePort | None = None
@@ -83,7 +89,7 @@ class WorkerHost:
 
     def load(self) -> dict[str, Any]:
         """Open the library, load the model, warm up; returns what the driver records and compares."""
-        task = open_task(self.spec.task, self.spec.task_options)
+        task = self._task = open_task(self.spec.task, self.spec.task_options)
         self._backend = open_backend(self.spec.backend, task, self.spec.max_batch)
         if self.spec.needs_library and self._backend.needs_samples:
             self._library = task.prepare(Path(self.spec.cache))
@@ -152,6 +158,8 @@ class WorkerHost:
             batcher,
             node_name=f"{self.spec.name}@{socket.gethostname()}",
         )
+        if self.spec.note_order:
+            self._order = self._worker.order = []
         self._thread = threading.Thread(target=self._worker.run, name=f"serve-{self.spec.name}", daemon=True)
         self._thread.start()
         return self._worker
@@ -179,6 +187,21 @@ class WorkerHost:
         gc.enable()
         self._worker = self._port = self._thread = None
         return {"samples": worker.samples, "ended": worker.ended}
+
+    def replay(self) -> dict[str, Any]:
+        """The last test's samples again, in full batches and a bare loop: what the backend does by itself.
+
+        Returns samples, batches, seconds, and rows (of a ragged task, else None). Needs spec.note_order.
+        """
+        self.detach()
+        if self._backend is None or self._task is None or not self._order:
+            raise WorkerError(f"worker {self.spec.name} has no test to repeat")
+        order = np.concatenate(self._order).astype(np.int64)
+        if not self._backend.needs_samples:
+            return bare_loop(self._backend, None, order, None)
+        if self._library is None:  # in value mode the samples came with the work
+            self._library = self._task.prepare(Path(self.spec.cache))
+        return bare_loop(self._backend, self._library, order, self._task if self._task.ragged else None)
 
     def watch(self) -> None:
         """Block until close(): a caller that waits on this hears at once when the process dies."""

@@ -1,13 +1,13 @@
-"""The prepared samples of a data set, memory-mapped: NumPy only, and both sides of LoadGrid open it.
+"""The sample libraries of data sets: written here, in parallel and resumable, and read by library_reader.
 
-A library is a folder:
+A library is written in a folder NAME.partial beside its own, which is renamed when complete:
 
-    library.json    format, task, count, the task's own meta, and the size and sha256 of every other file
-    samples.bin     the samples' bytes, back to back
-    offsets.npy     int64 (count + 1,): sample i is samples.bin[offsets[i]:offsets[i + 1]]
-    NAME.npy        further arrays for scorers, such as labels.npy
+    parameters.json   what is being made: format, task, meta
+    samples.bin       the samples so far
+    sizes.journal     for each of them its size (int64) and CRC-32 (uint32), little-endian
 
-Timed code calls `samples` only; everything else happens before LoadGen's clock starts.
+The journal is written after the bytes that it speaks of. So whenever the process dies, the samples that the
+journal names, and whose bytes have its checksums, are whole and in order: a later prepare goes on from there.
 """
 
 from __future__ import annotations
@@ -16,173 +16,168 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import mmap
 import os
-import re
 import shutil
+import struct
+import time
+import zlib
+from array import array
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-FORMAT = 1
-INDEX_FILE = "library.json"
-SAMPLES_FILE = "samples.bin"
-OFFSETS_FILE = "offsets.npy"
-_ARRAY_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_HASH_CHUNK_BYTES = 1 << 22
-# Up to this many samples Python's own integers are quicker than NumPy's fixed cost per call (measured).
-_FEW = 16
+from workers.library_reader import (
+    ARRAY_NAME,
+    CONTINUING,
+    FORMAT,
+    INDEX_FILE,
+    OFFSETS_FILE,
+    PREPARING,
+    SAMPLES_FILE,
+    WAITING,
+    WRITTEN,
+    Library,
+    LibraryError,
+    heard_by,
+    sha256_of,
+    tell,
+)
+
+__all__ = ["Library", "LibraryError", "LibraryWriter", "heard_by", "prepare_library"]
+
+PARAMETERS_FILE = "parameters.json"
+JOURNAL_FILE = "sizes.journal"
+_ENTRY = struct.Struct("<qI")
+_READ_BYTES = 1 << 22
+# What is lost at most when a prepare is killed: small samples are not worth a write of the journal each.
+_JOURNAL_EVERY_S = 1.0
+# Results may wait beyond those in work, so that one slow sample holds up no thread for long; and all of them
+# together take at most an eighth of the memory: a volume of BraTS is 128 MB, and making it takes some more.
+_WAITING_RESULTS = 2
+_SHARE_OF_MEMORY = 8
 
 Job = TypeVar("Job")
-
-
-class LibraryError(Exception):
-    """A sample library cannot be used as asked; the text names the file or index, and the mend."""
-
-
-class Library:
-    """A memory-mapped set of samples; `sizes` is int64 (count,), in bytes."""
-
-    def __init__(self, folder: Path, index: dict[str, Any], offsets: np.ndarray, data: memoryview) -> None:
-        self.folder = folder
-        self.task: str = index["task"]
-        self.count: int = index["count"]
-        self.meta: dict[str, Any] = index["meta"]
-        self.sizes: np.ndarray = np.diff(offsets)
-        self.files: dict[str, dict[str, Any]] = index["files"]
-        self._offsets = offsets
-        self._data = data
-        self._loaded = np.zeros(self.count, dtype=bool)
-
-    @classmethod
-    def open(cls, folder: Path, verify: bool = True) -> Library:
-        """Open `folder`; `verify` reads every file once for its sha256. LibraryError when damaged."""
-        folder = Path(folder)
-        index = _read_index(folder)
-        for name, facts in index["files"].items():
-            _check_file(folder / name, facts, verify or name == OFFSETS_FILE)
-        offsets = _read_array(folder / OFFSETS_FILE)
-        _check_offsets(folder / OFFSETS_FILE, offsets, index["count"], index["files"][SAMPLES_FILE]["bytes"])
-        return cls(folder, index, offsets, _map(folder / SAMPLES_FILE))
-
-    @property
-    def digest(self) -> str:
-        """One sha256 for the contents: over the task, the count and every file's own; meta does not count."""
-        contents = {"task": self.task, "count": self.count, "files": self.files}
-        return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
-
-    def load(self, indices: np.ndarray) -> None:
-        """Bring samples into memory (LoadSamplesToRam): ask for their pages ahead, then touch each."""
-        indices = self._checked(indices)
-        whole = self._data.obj
-        if isinstance(whole, mmap.mmap):
-            bytes_ = np.frombuffer(self._data, np.uint8)
-            for start, stop in _ranges(self._offsets, indices):
-                first = start - start % mmap.PAGESIZE
-                whole.madvise(mmap.MADV_WILLNEED, first, stop - first)
-            for start, stop in _ranges(self._offsets, indices):
-                int(bytes_[start : stop : mmap.PAGESIZE].max(initial=0)) + int(bytes_[stop - 1])
-        self._loaded[indices] = True
-
-    def unload(self, indices: np.ndarray) -> None:
-        """Forget that samples are loaded; the kernel takes their pages back when it needs them."""
-        self._loaded[self._checked(indices)] = False
-
-    def samples(self, indices: np.ndarray) -> list[memoryview]:
-        """The samples' bytes without a copy; LibraryError names an index out of range or not loaded."""
-        data, offsets = self._data, self._offsets
-        if len(indices) <= _FEW:
-            found = []
-            for i in indices.tolist():
-                if not 0 <= i < self.count or not self._loaded[i]:
-                    self._refuse(indices)
-                found.append(data[offsets[i] : offsets[i + 1]])
-            return found
-        if indices.min() < 0 or indices.max() >= self.count or not self._loaded[indices].all():
-            self._refuse(indices)
-        starts, stops = offsets[indices].tolist(), offsets[indices + 1].tolist()
-        return [data[a:b] for a, b in zip(starts, stops, strict=True)]
-
-    def array(self, name: str) -> np.ndarray:
-        """A further array of the library, such as "labels"; LibraryError when it has none of that name."""
-        if f"{name}.npy" not in self.files:
-            have = ", ".join(sorted(f[:-4] for f in self.files if f.endswith(".npy") and f != OFFSETS_FILE))
-            raise LibraryError(f"{self.folder} holds no array {name!r}; it holds: {have or 'none'}")
-        return _read_array(self.folder / f"{name}.npy")
-
-    def _checked(self, indices: np.ndarray) -> np.ndarray:
-        indices = np.asarray(indices, dtype=np.int64).ravel()
-        if len(indices) and (indices.min() < 0 or indices.max() >= self.count):
-            self._refuse(indices, also_unloaded=False)
-        return indices
-
-    def _refuse(self, indices: np.ndarray, also_unloaded: bool = True) -> None:
-        """Raise the LibraryError that names the first index which cannot be served."""
-        outside = indices[(indices < 0) | (indices >= self.count)]
-        if len(outside):
-            raise LibraryError(f"sample {outside[0]} does not exist: {self.folder} has {self.count} samples")
-        if also_unloaded:
-            first = indices[~self._loaded[indices]][0]
-            raise LibraryError(f"sample {first} was asked for but is not loaded: LoadGen must load it first")
+Sample = bytes | bytearray | memoryview | np.ndarray
 
 
 class LibraryWriter:
-    """Collects samples in a folder of its own; `finish` puts it in place in one step."""
+    """Collects samples in a folder of its own; `finish` puts it in place in one step.
 
-    def __init__(self, folder: Path, task: str, meta: dict[str, Any] | None = None) -> None:
+    `resumable`: go on with what a killed writer of the same parameters left (nobody else may write this
+    library meanwhile), and leave it when ended by an error. Only `add_all` goes on; `add` begins anew.
+    """
+
+    def __init__(
+        self, folder: Path, task: str, meta: dict[str, Any] | None = None, resumable: bool = False
+    ) -> None:
         self.folder = Path(folder)
         self._index: dict[str, Any] = {"format": FORMAT, "task": task, "meta": meta or {}}
-        self._sizes: list[int] = []
+        self._sizes = array("q")
         self._files: list[str] = [SAMPLES_FILE, OFFSETS_FILE]
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        self._partial = self.folder.with_name(f"{self.folder.name}.{os.getpid()}.partial")
-        shutil.rmtree(self._partial, ignore_errors=True)
-        self._partial.mkdir()
-        self._out = open(self._partial / SAMPLES_FILE, "wb", buffering=1 << 20)  # noqa: SIM115 (closed by finish and __exit__)
         self._hash = hashlib.sha256()
+        self._pending: list[
+            bytes
+        ] = []  # entries of the journal whose samples are not yet handed to the kernel
+        self._next_journal_s = 0.0
+        self._largest = 0
+        self._unclaimed = 0  # samples of an earlier writer that no `add_all` has claimed yet
+        self._resumable = resumable
+        self._finished = False
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        whose = "" if resumable else f".{os.getpid()}"
+        self._partial = self.folder.with_name(f"{self.folder.name}{whose}.partial")
+        if not (resumable and self._take_over()):
+            shutil.rmtree(self._partial, ignore_errors=True)
+            self._partial.mkdir()
+            (self._partial / PARAMETERS_FILE).write_text(self._parameters())
+        # Closed by finish and __exit__.
+        self._out = open(self._partial / SAMPLES_FILE, "ab", buffering=1 << 20)  # noqa: SIM115
+        self._journal = open(self._partial / JOURNAL_FILE, "ab", buffering=0)  # noqa: SIM115
 
     def __enter__(self) -> LibraryWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._out.close()
-        shutil.rmtree(self._partial, ignore_errors=True)
+        if self._finished:
+            return
+        for file in (self._out, self._journal):
+            with contextlib.suppress(OSError):  # a full disk, which the error under way tells of
+                file.close()
+        if not (self._resumable and self._sizes):
+            shutil.rmtree(self._partial, ignore_errors=True)
 
-    def add(self, sample: bytes | memoryview | np.ndarray) -> None:
+    def add(self, sample: Sample) -> None:
         """Append one sample's bytes."""
-        data = sample.tobytes() if isinstance(sample, np.ndarray) else bytes(sample)
+        self._begin_anew()
+        self._append(_bytes_of(sample))
+
+    def add_rows(self, rows: np.ndarray) -> None:
+        """Append each row of an array (n, ...) as a sample: many small ones at the price of one."""
+        self._begin_anew()
+        data = _bytes_of(rows)
         self._out.write(data)
         self._hash.update(data)
-        self._sizes.append(len(data))
+        each = data.nbytes // len(rows) if len(rows) else 0
+        self._sizes.frombytes(np.full(len(rows), each, np.int64).tobytes())
 
-    def add_all(self, jobs: Sequence[Job], make: Callable[[Job], bytes | np.ndarray]) -> None:
-        """Append make(job) of every job, in order."""
-        for job in jobs:
-            self.add(make(job))
+    def add_all(self, jobs: Sequence[Job], make: Callable[[Job], Sample]) -> None:
+        """Append make(job) of every job, in order; `make` is called in as many threads as there are cores.
 
-    def add_array(self, name: str, array: np.ndarray) -> None:
+        The first jobs may be those of an earlier writer, whose samples are kept. The error of the first job
+        that fails is raised.
+        """
+        done = min(self._unclaimed, len(jobs))
+        self._unclaimed -= done
+        threads = max(1, min(len(os.sched_getaffinity(0)), len(jobs) - done))
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
+        waiting: deque[Future[Sample]] = deque()
+        try:
+            tell(PREPARING, done, len(jobs))
+            for i in range(done, len(jobs)):
+                while len(waiting) >= self._ahead(threads):
+                    self._add_made(waiting.popleft().result())
+                    tell(PREPARING, i - len(waiting), len(jobs))
+                waiting.append(pool.submit(make, jobs[i]))
+            while waiting:
+                self._add_made(waiting.popleft().result())
+                tell(PREPARING, len(jobs) - len(waiting), len(jobs))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            self._write_journal()
+
+    def _ahead(self, threads: int) -> int:
+        """How many samples may be in work or wait to be written: what the memory holds of the largest."""
+        if not self._largest:
+            return 2  # until the first says how large they are
+        return max(2, min(threads + _WAITING_RESULTS, _memory_bytes() // _SHARE_OF_MEMORY // self._largest))
+
+    def add_array(self, name: str, values: np.ndarray) -> None:
         """Keep an array beside the samples, such as "labels"."""
         file = f"{name}.npy"
-        if not _ARRAY_NAME.fullmatch(name) or file in self._files:
+        if not ARRAY_NAME.fullmatch(name) or file in self._files:
             raise LibraryError(f"{name!r} cannot name an array of a library (lower-case letters, used once)")
-        np.save(self._partial / file, array, allow_pickle=False)
+        np.save(self._partial / file, values, allow_pickle=False)
         self._files.append(file)
 
     def finish(self) -> Library:
         """Complete the library; when another process was first, its library is opened instead."""
+        self._refuse_unclaimed()
         if not self._sizes:
             raise LibraryError(f"{self.folder}: a library needs at least one sample")
         self._out.flush()
         os.fsync(self._out.fileno())
         self._out.close()
-        np.save(self._partial / OFFSETS_FILE, np.concatenate([[0], np.cumsum(self._sizes, dtype=np.int64)]))
+        sizes = np.frombuffer(self._sizes, np.int64)
+        np.save(self._partial / OFFSETS_FILE, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]))
         known = {SAMPLES_FILE: self._hash.hexdigest()}
         self._index |= {"count": len(self._sizes), "files": {}}
         for name in self._files:
             path = self._partial / name
-            sha256 = known.get(name) or _sha256(path)
+            sha256 = known.get(name) or sha256_of(path)
             self._index["files"][name] = {"bytes": path.stat().st_size, "sha256": sha256}
         (self._partial / INDEX_FILE).write_text(json.dumps(self._index, indent=1, sort_keys=True) + "\n")
         try:
@@ -191,7 +186,103 @@ class LibraryWriter:
             # Renaming onto a folder that is not empty fails: then another process has finished first.
             if not (self.folder / INDEX_FILE).exists():
                 raise LibraryError(f"{self.folder} cannot be written ({error.strerror})") from None
+            shutil.rmtree(self._partial, ignore_errors=True)
+        self._finished = True
+        self._journal.close()
+        for name in (JOURNAL_FILE, PARAMETERS_FILE):
+            (self.folder / name).unlink(missing_ok=True)
+        tell(WRITTEN, len(self._sizes), len(self._sizes))
         return Library.open(self.folder, verify=False)
+
+    # -- one sample ----------------------------------------------------------------------------------
+
+    def _append(self, data: memoryview) -> None:
+        self._out.write(data)
+        self._hash.update(data)
+        self._sizes.append(data.nbytes)
+        self._largest = max(self._largest, data.nbytes)
+
+    def _add_made(self, sample: Sample) -> None:
+        """Append a sample of `add_all`, which a later writer need not make again."""
+        data = _bytes_of(sample)
+        self._append(data)
+        if not self._resumable:
+            return
+        self._pending.append(_ENTRY.pack(data.nbytes, zlib.crc32(data)))
+        if time.monotonic() >= self._next_journal_s:
+            self._write_journal()
+
+    def _write_journal(self) -> None:
+        """Hand samples to the kernel, and then the journal's word for them."""
+        if self._pending:
+            self._out.flush()
+            self._journal.write(b"".join(self._pending))
+            self._pending.clear()
+        self._next_journal_s = time.monotonic() + _JOURNAL_EVERY_S
+
+    # -- what an earlier writer left -----------------------------------------------------------------
+
+    def _parameters(self) -> str:
+        return json.dumps(self._index, sort_keys=True)
+
+    def _take_over(self) -> bool:
+        """Keep the whole samples of an earlier writer of the same parameters; False if there are none."""
+        samples, journal = self._partial / SAMPLES_FILE, self._partial / JOURNAL_FILE
+        try:
+            if (self._partial / PARAMETERS_FILE).read_text() != self._parameters():
+                return False
+            entries = journal.read_bytes()
+            with open(samples, "rb") as file:
+                for number in range(len(entries) // _ENTRY.size):
+                    size, checksum = _ENTRY.unpack_from(entries, number * _ENTRY.size)
+                    if not self._take_over_one(file, size, checksum):
+                        break
+                    tell(CONTINUING, number + 1, len(entries) // _ENTRY.size)
+        except (OSError, UnicodeDecodeError):
+            return False
+        if not self._sizes:
+            return False
+        os.truncate(samples, sum(self._sizes))
+        os.truncate(journal, len(self._sizes) * _ENTRY.size)
+        for extra in [*self._partial.glob("*.npy"), self._partial / INDEX_FILE]:
+            extra.unlink(missing_ok=True)
+        self._unclaimed = len(self._sizes)
+        return True
+
+    def _take_over_one(self, file: Any, size: int, checksum: int) -> bool:
+        """Read on by one sample and keep it if it is what the journal says."""
+        hashed, crc, left = self._hash.copy(), 0, size
+        while left > 0:
+            data = file.read(min(left, _READ_BYTES))
+            if not data:
+                return False
+            hashed.update(data)
+            crc, left = zlib.crc32(data, crc), left - len(data)
+        if left or crc != checksum:
+            return False
+        self._hash = hashed
+        self._sizes.append(size)
+        return True
+
+    def _begin_anew(self) -> None:
+        """Before samples that nobody can know again: forget an earlier writer's, and keep no journal."""
+        if self._unclaimed == len(self._sizes) > 0:
+            self._out.close()
+            self._out = open(self._partial / SAMPLES_FILE, "wb", buffering=1 << 20)  # noqa: SIM115
+            self._unclaimed, self._sizes, self._hash = 0, array("q"), hashlib.sha256()
+        self._refuse_unclaimed()
+        if self._resumable:
+            self._resumable = False
+            self._journal.close()
+            (self._partial / JOURNAL_FILE).unlink(missing_ok=True)
+
+    def _refuse_unclaimed(self) -> None:
+        """An earlier writer made more samples of the same parameters: one of the two was wrong."""
+        if self._unclaimed:
+            self._resumable = False  # which lets __exit__ delete them
+            raise LibraryError(
+                f"{self._partial} held more samples than this data set has; it was deleted: prepare again"
+            )
 
 
 def prepare_library(
@@ -207,111 +298,30 @@ def prepare_library(
             return Library.open(folder)
         for left_over in folder.parent.glob(f"{folder.name}.*.partial"):
             shutil.rmtree(left_over, ignore_errors=True)  # whoever holds the lock is the only builder alive
-        with LibraryWriter(folder, task, meta) as writer:
+        with LibraryWriter(folder, task, meta, resumable=True) as writer:
             build(writer)
             return writer.finish()
+
+
+def _bytes_of(sample: Sample) -> memoryview:
+    """The bytes of a sample, without a copy where they lie in one piece."""
+    if isinstance(sample, np.ndarray):
+        flat = np.ascontiguousarray(sample).reshape(-1)
+        return flat.view(np.uint8).data if flat.nbytes else memoryview(b"")
+    return memoryview(sample).cast("B")
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock that the kernel drops when the process dies."""
     with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tell(WAITING, 0, 0)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _mend(folder: Path) -> str:
-    return f"delete the folder {folder} and it is prepared anew"
-
-
-def _read_index(folder: Path) -> dict[str, Any]:
-    """Read and check library.json, down to every type that later code relies on."""
-    path = folder / INDEX_FILE
-    try:
-        index = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise LibraryError(f"{path} is missing: {folder} is not a prepared sample library") from None
-    except (OSError, ValueError) as error:
-        raise LibraryError(f"{path} cannot be read ({error}); {_mend(folder)}") from None
-    if not _index_is_sound(index):
-        raise LibraryError(f"{path} is damaged; {_mend(folder)}")
-    if index["format"] != FORMAT:
-        made = f"{path} has format {index['format']}, this version reads {FORMAT}"
-        raise LibraryError(f"{made}; {_mend(folder)}")
-    return index
-
-
-def _index_is_sound(index: object) -> bool:
-    if not isinstance(index, dict) or not isinstance(index.get("files"), dict):
-        return False
-    files = index["files"]
-    names_are_sound = all(n == SAMPLES_FILE or _ARRAY_NAME.fullmatch(n.removesuffix(".npy")) for n in files)
-    facts_are_sound = all(
-        isinstance(f, dict) and type(f.get("bytes")) is int and isinstance(f.get("sha256"), str)
-        for f in files.values()
-    )
-    return (
-        names_are_sound
-        and facts_are_sound
-        and {SAMPLES_FILE, OFFSETS_FILE} <= set(files)
-        and type(index.get("format")) is int
-        and type(index.get("count")) is int
-        and index["count"] > 0
-        and isinstance(index.get("task"), str)
-        and isinstance(index.get("meta"), dict)
-    )
-
-
-def _check_file(path: Path, facts: dict[str, Any], verify: bool) -> None:
-    """Compare a file with what library.json says about it."""
-    try:
-        size = path.stat().st_size
-    except OSError:
-        raise LibraryError(f"{path} is missing; {_mend(path.parent)}") from None
-    if size != facts["bytes"]:
-        raise LibraryError(f"{path} has {size} bytes instead of {facts['bytes']}; {_mend(path.parent)}")
-    if verify and _sha256(path) != facts["sha256"]:
-        raise LibraryError(f"{path} is damaged: its sha256 is not the recorded one; {_mend(path.parent)}")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_HASH_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _read_array(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise LibraryError(f"{path} cannot be read ({error}); {_mend(path.parent)}") from None
-
-
-def _check_offsets(path: Path, offsets: np.ndarray, count: int, total_bytes: int) -> None:
-    if offsets.dtype != np.int64 or offsets.shape != (count + 1,):
-        raise LibraryError(f"{path} does not describe {count} samples; {_mend(path.parent)}")
-    if offsets[0] != 0 or offsets[-1] != total_bytes or (np.diff(offsets) < 0).any():
-        raise LibraryError(f"{path} does not fit {SAMPLES_FILE}; {_mend(path.parent)}")
-
-
-def _map(path: Path) -> memoryview:
-    """Map a file read-only; an empty file cannot be mapped and needs no map."""
-    with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            return memoryview(b"")
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-
-
-def _ranges(offsets: np.ndarray, indices: np.ndarray) -> Iterator[tuple[int, int]]:
-    """The byte ranges of samples, neighbours merged, empty ones left out."""
-    ordered = np.unique(indices)
-    if not len(ordered):
-        return
-    breaks = np.flatnonzero(np.diff(ordered) != 1)
-    firsts = ordered[np.concatenate([[0], breaks + 1])]
-    lasts = ordered[np.concatenate([breaks, [len(ordered) - 1]])]
-    for start, stop in zip(offsets[firsts].tolist(), offsets[lasts + 1].tolist(), strict=True):
-        if stop > start:
-            yield start, stop

@@ -81,6 +81,7 @@ class Worker:
         self.epoch = epoch
         self.samples = 0
         self.ended: str | None = None  # why the loop ended; "bye" is the good end
+        self.order: list[np.ndarray] | None = None  # a list collects the indices of every batch, for `bench`
         self._port = port
         self._backend = backend
         self._library = library
@@ -189,6 +190,8 @@ class Worker:
                 if self._library is None:
                     raise ProtocolError("indices were sent to a worker that has no sample library")
                 samples = self._library.samples(taken.indices)
+            if self.order is not None:
+                self.order.append(taken.indices)
             self._in_engine += 1
             self._backend.submit(Batch(taken.indices, samples, _Ticket(self, taken)))
             self._step()

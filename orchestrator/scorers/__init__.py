@@ -1,4 +1,4 @@
-"""Scorers of accuracy tests, one file per metric: an accuracy log and a library's ground truth in, one figure out."""
+"""Scorers of accuracy tests, one file per metric: a log and a library's ground truth in, one figure out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Top-1 accuracy of image classification, as vision/classification_and_detection's accuracy-imagenet.py prints it."""
+"""Top-1 accuracy of image classification, as the reference's accuracy-imagenet.py prints it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LABEL_DTYPES = ("float32", "int32", "int64")
 
 
 def score(path: Path, library: Library, expected_count: int) -> AccuracyScore:
-    """The share of samples whose one label (of the library's `label_dtype`) is the true one (array "labels")."""
+    """The share of samples whose label (of the library's `label_dtype`) is the true one (array "labels")."""
     labels, dtype = library.array("labels"), library.meta.get("label_dtype")
     if dtype not in LABEL_DTYPES:
         raise AccuracyError(f"responses of type {dtype!r} are none of {', '.join(LABEL_DTYPES)}")

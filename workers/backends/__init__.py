@@ -16,7 +16,11 @@ from workers.tasks import Task
 # "Never": later than any time.monotonic_ns().
 FAR = 2**62
 
-_ENGINES = {"echo": "workers.backends.echo", "torch": "workers.backends.torch_engine"}
+_ENGINES = {
+    "ctranslate2": "workers.backends.ctranslate2_engine",
+    "echo": "workers.backends.echo",
+    "torch": "workers.backends.torch_engine",
+}
 
 Options = TypeVar("Options")
 

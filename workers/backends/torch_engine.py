@@ -24,8 +24,10 @@ import numpy as np
 import torch
 
 from workers.backends import FAR, BackendError, Batch, Done, read_options
+from workers.backends.torch_cuda import CUDA_SLOTS, ComputeTurn, CudaSlot, Lane
 from workers.backends.torch_network import Network, TorchOptions, load_network
-from workers.backends.torch_slots import Slot, open_slots
+from workers.backends.torch_ragged import RaggedSlot
+from workers.backends.torch_slots import CpuSlot, Slot
 from workers.tasks import Task
 
 WARM_UP_ROUNDS = 3
@@ -90,8 +92,8 @@ class TorchBackend:
         """Build the network, then open the slots one after the other (CUDA captures must not overlap)."""
         if self._options.device == "cpu":
             torch.set_num_threads(self._thread_count())
-        network = load_network(self._options, self._raw, len(self.buckets))
-        self._slots = open_slots(network, self._task, self.buckets)
+        network = load_network(self._options, self._raw, len(self.buckets), self._task.ragged)
+        self._slots = _make_slots(network, self._task, self.buckets)
         for number, slot in enumerate(self._slots):
             inbox: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
             name = f"torch-slot-{number}"
@@ -102,7 +104,9 @@ class TorchBackend:
             while number not in self._idle:
                 self._wait()
                 self._drain()
-        return network.facts | {
+        return {
+            **network.facts,
+            **self._slots[-1].facts,
             "engine": "torch",
             "versions": _versions(network),
             "threads": torch.get_num_threads(),
@@ -195,11 +199,12 @@ class TorchBackend:
 
     def _compute(self, number: int, slot: Slot, batch: Batch) -> _Finished:
         started = time.monotonic_ns()
-        outputs, feed_s, compute_s = slot.compute(batch.samples)
-        responses = self._task.respond(outputs, batch.indices)
-        if np.may_share_memory(responses.blob, outputs):
+        made = slot.compute(batch.samples)
+        responses = self._task.respond(made.outputs, batch.indices, made.counts)
+        if np.may_share_memory(responses.blob, made.outputs):
             responses.blob = responses.blob.copy()  # the slot's buffer is overwritten by its next batch
-        return _Finished(number, Done(batch, responses, started, time.monotonic_ns()), feed_s, compute_s)
+        done = Done(batch, responses, started, time.monotonic_ns())
+        return _Finished(number, done, made.feed_s, made.compute_s)
 
     def _post(self, result: _Finished | _Ready | _Failed) -> None:
         self._results.append(result)
@@ -242,6 +247,17 @@ class TorchBackend:
         return max(1, len(os.sched_getaffinity(0)) // max(1, self._options.workers_on_host))
 
 
+def _make_slots(network: Network, task: Task, buckets: list[int]) -> list[Slot]:
+    """The slots that fit the device: two overlap on a GPU, one is all of a CPU."""
+    if network.device.type != "cuda":
+        return [CpuSlot(network, task, buckets)]
+    turn = ComputeTurn()
+    lanes = [Lane(network.device, turn) for _ in range(CUDA_SLOTS)]
+    if task.ragged:
+        return [RaggedSlot(network, task, buckets[-1], lane) for lane in lanes]
+    return [CudaSlot(network, task, buckets, lane) for lane in lanes]
+
+
 def bucket_sizes(max_batch: int) -> list[int]:
     """Powers of two up to `max_batch`, and `max_batch` itself."""
     sizes = [1 << i for i in range(max_batch.bit_length()) if 1 << i <= max_batch]
@@ -274,4 +290,7 @@ def open_engine(options: Mapping[str, Any], task: Task, max_batch: int) -> Torch
         raise BackendError("the torch engine needs a model: set backend.model")
     if min(checked.threads, checked.workers_on_host) < 0:
         raise BackendError("backend.threads must not be negative")
+    if 0 < task.largest_batch < max_batch:
+        most = f"workers.max_batch may be {task.largest_batch} at most, not {max_batch}"
+        raise BackendError(f"a batch of task {task.name} holds {task.largest_batch} samples: {most}")
     return TorchBackend(checked, options, task, max_batch)

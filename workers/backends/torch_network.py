@@ -1,24 +1,24 @@
-"""A network as the torch engine runs it: built, loaded, hashed, then converted and moved to its device."""
+"""A network as the torch engine runs it: built, loaded, hashed, folded, converted and moved to its device."""
 
 from __future__ import annotations
 
-import hashlib
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from workers.backends import BackendError
-from workers.installed import LocateError, locate
+from workers.backends.torch_weights import load_weights, model_hash
 from workers.models import ModelError, open_model
 
 # Every worker builds seeded weights from this, so that all agree.
 WEIGHTS_SEED = 20210406
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 DEVICES = ("cpu", "cuda")
+LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by dimensions of a weight
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,10 @@ class TorchOptions:
 
 
 class Network:
-    """Input batch (n, ...) -> output (n, ...), on `device`; `padded`: batches must have a bucket's size."""
+    """A module on `device`; call it with the input of a fixed task, `rows` with that of a ragged one.
+
+    `padded`: batches of a fixed task must have a bucket's size. `cuda_graphs`: its work is to be captured.
+    """
 
     def __init__(
         self, module: nn.Module, device: torch.device, dtype: torch.dtype, facts: dict[str, Any]
@@ -51,18 +54,26 @@ class Network:
         self.facts = facts
         self.padded = False
         self.cuda_graphs = False
+        self.host_counts = bool(getattr(module, "host_counts", False))
+        self.graphable = bool(getattr(module, "graphable", True)) and not self.host_counts
         self._module = module
         self._dtype = dtype
 
-    def compile(self, shapes: int) -> None:
-        """Compile at the first batch of each of `shapes` sizes."""
+    def compile(self, shapes: int, ragged: bool) -> None:
+        """Compile: fixed tasks at the first batch of each of `shapes` sizes, else any number of rows."""
+        if ragged and not self.graphable:
+            raise BackendError(
+                f"backend.compile cannot be used with model {self.facts['model']}: its shapes change from "
+                "batch to batch, and it would be compiled again and again; leave compile out"
+            )
         dynamo = torch._dynamo.config
         dynamo.recompile_limit = max(dynamo.recompile_limit, 2 * shapes)
-        self._module = torch.compile(self._module, dynamic=False)
-        self.padded = True
+        dynamic = True if ragged else None if not self.graphable else False
+        self._module.compile(dynamic=dynamic)  # a module may know a part that is better left out
+        self.padded = self.graphable
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """NumPy has no bfloat16, so such outputs leave as float32."""
+        """Input (n, ...) -> output (n, ...); NumPy has no bfloat16, so such outputs leave as float32."""
         if x.is_floating_point():
             x = x.to(self._dtype)
         y = self._module(x)
@@ -70,8 +81,23 @@ class Network:
             raise BackendError(f"the model must answer {len(x)} samples with a tensor of {len(x)} rows")
         return y.float() if y.dtype is torch.bfloat16 else y
 
+    def rows(self, x: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Rows (R, ...) and how many are each sample's -> rows, and their counts if these differ.
 
-def load_network(options: TorchOptions, raw: Mapping[str, Any], shapes: int) -> Network:
+        The module sees the rows as the task made them: what a sound or an index may lose, it knows itself.
+        """
+        y = self._module(x, counts)
+        y, new_counts = y if isinstance(y, tuple) else (y, None)
+        if not isinstance(y, torch.Tensor) or (new_counts is None and y.shape[:1] != x.shape[:1]):
+            raise BackendError(
+                f"the model must answer {len(x)} rows with {len(x)} rows, or with rows and counts"
+            )
+        if new_counts is not None and new_counts.shape != counts.shape:
+            raise BackendError(f"the model must answer {len(counts)} samples with {len(counts)} counts")
+        return y.float() if y.dtype is torch.bfloat16 else y, new_counts
+
+
+def load_network(options: TorchOptions, raw: Mapping[str, Any], shapes: int, ragged: bool = False) -> Network:
     """Build what `options` name; BackendError: unknown model, precision or device, or unusable weights."""
     for word, known, key in (
         (options.precision, PRECISIONS, "precision"),
@@ -81,80 +107,62 @@ def load_network(options: TorchOptions, raw: Mapping[str, Any], shapes: int) -> 
             raise BackendError(f"backend.{key} cannot be {word!r}; it is one of {', '.join(known)}")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise BackendError("the worker was given a GPU but torch finds none: install a CUDA build of torch")
-    module = _build(options, raw)
-    weights = _load_weights(module, options) if options.weights else {"weights": "seeded"}
+    device, dtype = torch.device(options.device), PRECISIONS[options.precision]
+    module = _build(options, raw, device, dtype)
+    weights = {"weights": "seeded"}
+    if options.weights:
+        weights = load_weights(module, options.weights, options.weights_sha256)
     facts = {
         "model": options.model,
         "model_hash": model_hash(module),
         **weights,
         "precision": options.precision,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     }
-    device, dtype = torch.device(options.device), PRECISIONS[options.precision]
-    module.eval().requires_grad_(False).to(device=device, dtype=dtype)
+    module.eval()
+    if hasattr(module, "fold"):
+        with torch.no_grad():
+            module.fold()
+    module.requires_grad_(False)
+    _convert(module, device, dtype)
     if options.channels_last:
-        module.to(memory_format=torch.channels_last)
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # shapes are fixed per bucket
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    facts["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        _lay_out(module)
     network = Network(module, device, dtype, facts)
     if options.compile:
-        network.compile(shapes)
-    network.cuda_graphs = device.type == "cuda" and options.cuda_graphs
+        network.compile(shapes, ragged)
+    network.cuda_graphs = device.type == "cuda" and options.cuda_graphs and network.graphable
     network.padded = network.padded or network.cuda_graphs
+    if device.type == "cuda":
+        # Shapes are fixed per bucket; where they change with every batch, trying algorithms out never ends.
+        torch.backends.cudnn.benchmark = network.cuda_graphs or not ragged
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     return network
 
 
-def model_hash(module: nn.Module) -> str:
-    """sha256 over name, type, shape and bytes of every parameter and buffer, in order of name."""
-    digest = hashlib.sha256()
-    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _build(options: TorchOptions, raw: Mapping[str, Any]) -> nn.Module:
+def _build(
+    options: TorchOptions, raw: Mapping[str, Any], device: torch.device, dtype: torch.dtype
+) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(WEIGHTS_SEED)
         own = {field.name for field in fields(TorchOptions)} | {"engine"}
         wanted = {key: value for key, value in raw.items() if key not in own and value is not None}
         try:
-            return open_model(options.model, wanted, options.channels_last)
+            return open_model(options.model, wanted, options.channels_last, (device, dtype))
         except ModelError as error:
             raise BackendError(str(error)) from None
 
 
-def _load_weights(module: nn.Module, options: TorchOptions) -> dict[str, str]:
-    """Load a state_dict strictly; returns the file's name and sha256, checked against the manifest's."""
-    path = options.weights
-    try:
-        file = locate(path)
-        sha256 = _sha256(file)
-        if options.weights_sha256 not in ("", sha256):
-            raise BackendError(f"backend.weights: {file} has sha256 {sha256}, not backend.weights_sha256")
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except LocateError as error:
-        raise BackendError(f"backend.weights: {error}") from None
-    except OSError as error:
-        raise BackendError(f"backend.weights: {path} cannot be read ({error.strerror})") from None
-    except BackendError:
-        raise
-    except Exception:
-        # What a damaged file makes torch raise is not documented, and its text for an unsafe file proposes
-        # weights_only=False, which would run whatever code the file holds.
-        why = "it is damaged or holds more than tensors; save its state_dict anew"
-        raise BackendError(f"backend.weights: {file} does not load safely: {why}") from None
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    try:
-        module.load_state_dict(state, strict=True)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise BackendError(f"backend.weights: {file} does not fit the model: {error}") from None
-    return {"weights": file.name, "weights_sha256": sha256}
+def _convert(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Move to the device in the precision, but for what the module wants to keep as it is."""
+    names = getattr(module, "full_precision", ())
+    kept = {name: copy.deepcopy(module.get_submodule(name)) for name in names}
+    module.to(device=device, dtype=dtype)
+    for name, part in kept.items():
+        module.set_submodule(name, part.to(device=device))
 
 
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+def _lay_out(module: nn.Module) -> None:
+    """Weights of convolutions channels last, in two dimensions and in three."""
+    for weight in module.parameters():
+        if weight.dim() in LAYOUTS:
+            weight.data = weight.data.contiguous(memory_format=LAYOUTS[weight.dim()])

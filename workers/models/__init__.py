@@ -1,4 +1,31 @@
-"""Reference architectures in plain torch, one file each, with the published checkpoint's parameter names."""
+"""Reference architectures in plain torch, one file each, with the published checkpoint's parameter names.
+
+A file has OPTIONS (name -> default) and build(options, channels_last) -> nn.Module. For a fixed task the
+module maps one batch (n, ...) to one tensor (n, ...). For a ragged task it is called with the rows of all
+samples and `counts`, int64 (n,), and returns rows, or (rows, counts) if their numbers change. What it returns
+is its caller's: not a buffer that the next call writes, which may begin while this one is copied out. The
+file may also have
+
+    build_on(options, channels_last, device, dtype)
+        for a model too large for the host in fp32: it makes every large parameter on `device` in `dtype` at
+        once, and seeded.fill_uniform_ gives it the same values on every device
+
+and the module
+
+    load_published(state) -> state
+        maps the published checkpoint's names and shapes to its own
+    fold()
+        fuses what can be fused, with the same outputs but for rounding; called once, when the weights are
+        loaded and hashed and not yet converted
+    graphable = False
+        no CUDA graph is captured and no batch is padded. True, the default, means: static shapes, and no wait
+        for the device; a ragged module then sees rows beyond counts.sum(), valid but of no meaning, and
+        counts padded with zeros
+    host_counts = True
+        the counts of a ragged batch lie on the CPU; such a module is not graphable
+    full_precision = ("name", ...)
+        submodules that are not converted to the precision
+"""
 
 from __future__ import annotations
 
@@ -8,6 +35,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 _MODELS = {
@@ -36,11 +64,16 @@ def check_name(name: str | None) -> None:
         raise ModelError(f"there is no model {name!r}{hint}; models: {', '.join(sorted(_MODELS))}")
 
 
-def open_model(name: str, options: Mapping[str, Any], channels_last: bool = False) -> nn.Module:
+def open_model(
+    name: str,
+    options: Mapping[str, Any],
+    channels_last: bool = False,
+    place: tuple[torch.device, torch.dtype] | None = None,
+) -> nn.Module:
     """Build `name` with its own initial values; ModelError for an unknown name or option.
 
-    The module maps one input batch (n, ...) to one output tensor (n, ...). `options`
-    are the manifest's `backend.options`; a model names those that it takes in OPTIONS, with their defaults.
+    `options` are the manifest's `backend.options`; a model names those that it takes in OPTIONS, with their
+    defaults. `place` is where and in which precision it will compute: a hint for models with build_on.
     """
     check_name(name)
     module = importlib.import_module(_MODELS[name])
@@ -48,5 +81,9 @@ def open_model(name: str, options: Mapping[str, Any], channels_last: bool = Fals
         if key not in module.OPTIONS:
             known = ", ".join(module.OPTIONS) or "it takes none"
             raise ModelError(f"model {name!r} has no option {key!r}; options: {known}")
-    model: nn.Module = module.build({**module.OPTIONS, **options}, channels_last)
+    chosen = {**module.OPTIONS, **options}
+    if place is not None and hasattr(module, "build_on"):
+        model: nn.Module = module.build_on(chosen, channels_last, *place)
+    else:
+        model = module.build(chosen, channels_last)
     return model

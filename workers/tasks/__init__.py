@@ -38,7 +38,7 @@ _TASKS = {
 
 
 # Where a module is not named as the distribution that pip installs.
-_DISTRIBUTIONS = {"PIL": "pillow"}
+_DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless"}
 
 
 class TaskError(Exception):

@@ -66,8 +66,7 @@ class ImagenetPhotos:
         }
 
         def build(writer: LibraryWriter) -> None:
-            for photo, _ in photos:
-                writer.add(decode(photo))
+            writer.add_all([photo for photo, _ in photos], decode)
             writer.add_array("labels", np.array([label for _, label in photos], np.int64))
 
         return prepare_library(cache / f"{self.name}-{digest.hexdigest()[:16]}", self.name, build, meta)

@@ -58,8 +58,8 @@ class NullTask:
         rng = np.random.default_rng(self.seed)
         rows = max(1, _CHUNK_BYTES // max(1, self.sample_bytes))
         for start in range(0, self.count, rows):
-            for sample in rng.integers(0, 256, (min(rows, self.count - start), self.sample_bytes), np.uint8):
-                writer.add(sample)
+            shape = (min(rows, self.count - start), self.sample_bytes)
+            writer.add_rows(rng.integers(0, 256, shape, np.uint8))
         writer.add_array("labels", np.arange(self.count, dtype=np.int64))
 
     def collate(self, samples: Sequence[memoryview], out: np.ndarray | None = None) -> np.ndarray:

@@ -22,6 +22,7 @@ from workers.tasks import (
 )
 
 MOST_DIMENSIONS = 8
+_CHUNK_BYTES = 1 << 24
 
 
 class TensorTask:
@@ -59,8 +60,9 @@ class TensorTask:
 
     def _build(self, writer: LibraryWriter) -> None:
         rng = np.random.default_rng(self.seed)
-        for _ in range(self.count):
-            writer.add(rng.standard_normal(self.shape, np.float32))
+        rows = max(1, _CHUNK_BYTES // self.sample_bytes)
+        for start in range(0, self.count, rows):
+            writer.add_rows(rng.standard_normal((min(rows, self.count - start), *self.shape), np.float32))
 
     def collate(self, samples: Sequence[memoryview], out: np.ndarray | None = None) -> np.ndarray:
         """float32 (n, *shape)."""

@@ -1,0 +1,250 @@
+"""`loadgrid bench engine`: one worker's backend in a bare loop, and the same samples through LoadGrid.
+
+Both run in one worker that has loaded its model once: an Offline test with the official LoadGen, then the
+samples of that very test again in a bare loop and in full batches; so in turn, several times.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console as Terminal
+from rich.table import Table
+
+from orchestrator.campaign import EXIT_FAILED, Session
+from orchestrator.manifest import Manifest, load_manifest
+from orchestrator.paths import RunPaths
+from orchestrator.plan import plan
+from orchestrator.preflight import check_files, check_names
+from orchestrator.quiet import Quiet
+from orchestrator.record import Record
+from orchestrator.rules import load_round
+from workers.host import WorkerSpec
+
+# A test that takes this long tells how many samples fill the time asked for.
+SIZING_S = 1.0
+SIZING_TRIES = 5
+FIRST_BATCHES = 2
+MOST_SAMPLES = 50_000_000  # LoadGen keeps 200 bytes of each
+PATIENCE_S = 600.0
+
+# What --json prints: name -> meaning and unit.
+FIELDS = {
+    "manifest": "name of the manifest",
+    "benchmark": "the benchmark that it names",
+    "engine": "engine of the backend",
+    "model": "model of the backend",
+    "weights": "file of its weights, or seeded",
+    "device": "device that the worker found",
+    "precision": "number format of the computation",
+    "where": "ray: an actor and TCP; local: the test's own process",
+    "payload": "index or value: what travels to the worker",
+    "max_batch": "most samples in a batch; the bare loop's batches are full",
+    "mean_batch": "samples in a batch through LoadGrid, mean",
+    "samples": "samples of each test and of each bare loop",
+    "samples_per_s_bare": "samples a second in the bare loop, median of the rounds",
+    "samples_per_s_loadgrid": "samples a second of LoadGen's Offline result, median of the rounds",
+    "ratio": "samples_per_s_loadgrid / samples_per_s_bare",
+    "rows_per_sample": "tokens, pairs or audio samples in a sample, mean; null: samples are all alike",
+    "rows_per_s_bare": "rows a second in the bare loop; null as above",
+    "rows_per_s_loadgrid": "rows a second through LoadGrid; null as above",
+    "graphs": "CUDA graphs captured in each of the engine's slots; null: the engine has none",
+    "open_s": "seconds that a slot's memory and graphs took before the tests; null: not measured",
+    "rounds": "of each round: samples_per_s_bare, samples_per_s_loadgrid, ratio, seconds_bare",
+    "versions": "versions of the libraries that compute",
+}
+
+
+class EngineBenchError(Exception):
+    """A test of the bench did not finish; the text says why."""
+
+
+class BenchSession(Session):
+    """A session whose worker remembers the samples of a test, to repeat them."""
+
+    def _worker_spec(self) -> WorkerSpec:
+        return replace(super()._worker_spec(), note_order=True)
+
+
+class Replays(Quiet):
+    """Hears what a worker of the test process tells of its bare loop."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        super().__init__(note)
+        self.heard: list[dict[str, Any]] = []
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Keep replays; say what Quiet says."""
+        if event["event"] == "replay":
+            self.heard.append(event)
+        super().event(event)
+
+
+@dataclass(frozen=True)
+class Round:
+    """One test and the bare loop over its samples."""
+
+    record: Record
+    replay: dict[str, Any]
+
+    @property
+    def loadgrid(self) -> float:
+        """Samples a second by LoadGen's own log."""
+        return float(self.record.result.value or 0.0)
+
+    @property
+    def bare(self) -> float:
+        """Samples a second of the bare loop."""
+        return float(self.replay["samples"] / max(self.replay["seconds"], 1e-9))
+
+    def shown(self) -> dict[str, float]:
+        """As --json prints it."""
+        return {
+            "samples_per_s_bare": round(self.bare, 3),
+            "samples_per_s_loadgrid": round(self.loadgrid, 3),
+            "ratio": round(self.loadgrid / self.bare, 4),
+            "seconds_bare": round(self.replay["seconds"], 3),
+        }
+
+
+class EngineBench:
+    """A manifest's engine in one worker, at which tests of any size can be run."""
+
+    def __init__(self, manifest: Manifest, address: str, folder: Path, note: Callable[[str], None]) -> None:
+        self.manifest = one_worker(manifest)
+        self._watcher = Replays(note)
+        self._session = BenchSession(self.manifest, address, self._watcher)
+        self._folder = folder
+
+    def __enter__(self) -> EngineBench:
+        self._session.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._session.__exit__()
+
+    def round(self, samples: int) -> Round:
+        """One Offline test of so many samples, then the bare loop; EngineBenchError if either fails."""
+        manifest = sized(self.manifest, samples)
+        spec = plan(manifest, load_round(manifest.round))[0]
+        record = self._session.run(spec, RunPaths.new(self._folder, "bench"))
+        if record.status != "finished" or not record.result.value:
+            raise EngineBenchError(f"the test through LoadGrid {record.status}: {record.reason}")
+        fleet = self._session.fleet
+        if fleet is not None:
+            self._watcher.heard += fleet.replay(PATIENCE_S + 4 * record.wall_s)
+        if not self._watcher.heard:
+            raise EngineBenchError("the worker did not finish its bare loop")
+        return Round(record, self._watcher.heard.pop())
+
+    def samples_for(self, seconds: float) -> int:
+        """How many samples the bare loop computes in so many seconds, in whole batches."""
+        batch = self.manifest.workers.max_batch
+        samples = FIRST_BATCHES * batch
+        for _ in range(SIZING_TRIES):
+            took = self.round(samples).replay["seconds"]
+            wanted = samples * seconds / max(took, 1e-6)
+            if took >= min(SIZING_S, seconds / 2) or samples >= MOST_SAMPLES:
+                break
+            # Short tests are mostly beginning and end: go up in steps.
+            samples = int(min(wanted, 30 * samples, MOST_SAMPLES))
+        return math.ceil(min(max(wanted, 1), MOST_SAMPLES) / batch) * batch
+
+
+def one_worker(manifest: Manifest) -> Manifest:
+    """The manifest with one worker and an Offline performance test, in the division open to any size."""
+    workers = manifest.workers.model_copy(update={"count": 1, "placement": "spread"})
+    kept = {"division": "open", "scenarios": ("Offline",), "runs": ("performance",), "accuracy_target": None}
+    return manifest.model_copy(update={**kept, "workers": workers})
+
+
+def sized(manifest: Manifest, samples: int) -> Manifest:
+    """The manifest with exactly so many samples in Offline's one query."""
+    offline = manifest.loadgen.Offline.model_copy(
+        update={"min_query_count": samples, "min_duration": 1, "target_qps": 1.0, "max_duration": None}
+    )
+    return manifest.model_copy(update={"loadgen": manifest.loadgen.model_copy(update={"Offline": offline})})
+
+
+def summary(manifest: Manifest, rounds: list[Round]) -> dict[str, Any]:
+    """What --json prints: every name of FIELDS."""
+    worker = rounds[-1].record.workers[0]
+    facts, replay = worker.facts, rounds[-1].replay
+    bare, loadgrid = median(r.bare for r in rounds), median(r.loadgrid for r in rounds)
+    rows = None if replay["rows"] is None else replay["rows"] / replay["samples"]
+    return {
+        "manifest": manifest.name,
+        "benchmark": manifest.benchmark,
+        **{key: facts.get(key) for key in ("engine", "model", "weights", "precision", "versions")},
+        **{key: facts.get(key) for key in ("graphs", "open_s")},
+        "device": worker.device,
+        "where": manifest.workers.where,
+        "payload": manifest.dispatch.payload,
+        "max_batch": manifest.workers.max_batch,
+        "mean_batch": worker.mean_batch_size,
+        "samples": replay["samples"],
+        "samples_per_s_bare": round(bare, 3),
+        "samples_per_s_loadgrid": round(loadgrid, 3),
+        "ratio": round(loadgrid / bare, 4),
+        "rows_per_sample": rows and round(rows, 3),
+        "rows_per_s_bare": rows and round(rows * bare, 1),
+        "rows_per_s_loadgrid": rows and round(rows * loadgrid, 1),
+        "rounds": [r.shown() for r in rounds],
+    }
+
+
+def engine(
+    manifest: Annotated[Path, typer.Argument(help="Manifest file (YAML); one of its workers is measured.")],
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="About how long a test and a bare loop last.")
+    ] = 10.0,
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="Rounds: a test and a bare loop each.")] = 3,
+    address: Annotated[str, typer.Option(help="Ray: local, auto or HOST:PORT.")] = "local",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+) -> None:
+    """A manifest's engine in a bare loop and through LoadGrid: the same samples, worker and loaded model."""
+
+    def note(text: str) -> None:
+        if not as_json:
+            print(text, file=sys.stderr)
+
+    chosen = load_manifest(manifest)
+    check_names(chosen)
+    check_files(chosen, address)
+    done: list[Round] = []
+    folder = tempfile.TemporaryDirectory(prefix="loadgrid-bench-")
+    try:
+        with folder, EngineBench(chosen, address, Path(folder.name), note) as bench:
+            note("how many samples fill the time?")
+            samples = bench.samples_for(seconds)
+            for number in range(rounds):
+                done.append(bench.round(samples))
+                shown = done[-1].shown()
+                note(f"round {number + 1}: {', '.join(f'{key} {value:,}' for key, value in shown.items())}")
+    except EngineBenchError as error:
+        typer.echo(f"loadgrid: {error}", err=True)
+        raise typer.Exit(EXIT_FAILED) from None
+    found = summary(bench.manifest, done)
+    if as_json:
+        print(json.dumps(found))
+    else:
+        _show(found)
+
+
+def _show(found: dict[str, Any]) -> None:
+    table = Table("", "", "meaning")
+    for name, meaning in FIELDS.items():
+        value = found[name]
+        if name in ("rounds", "versions") or value is None:
+            continue
+        table.add_row(name, f"{value:,}" if isinstance(value, int | float) else str(value), meaning)
+    Terminal().print(table)

@@ -1,0 +1,189 @@
+"""The CUDA slot of ragged tasks: the rows of a batch back to back, and a graph for each size of stack."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from workers.backends.torch_cuda import EAGER_PASSES, Lane
+from workers.backends.torch_network import Network
+from workers.backends.torch_slots import Computed, bucket_of, counts_of, refuse_other_total
+from workers.tasks import Task
+
+# A stack of rows is padded to the next of these steps. Eight of them double it, so 4 % of the work is padding
+# on average; with four it would be 9 %.
+ROW_QUANTUM = 64
+ROW_GROWTH = 2**0.125
+# The longest of so many warm-up samples, times max_batch, is what the buffers hold.
+SAMPLES_LOOKED_AT = 128
+MOST_STAGED_BYTES = 1 << 31
+# The largest stack has chosen algorithms and allocated; the others need a pass only for what is theirs.
+EAGER_PASSES_OF_SMALLER = 1
+
+
+def row_buckets(most: int) -> list[int]:
+    """Numbers of rows up to `most`: multiples of ROW_QUANTUM, each about ROW_GROWTH times the last."""
+    found = []
+    rows = ROW_QUANTUM
+    while rows < most:
+        found.append(rows)
+        rows = max(rows + ROW_QUANTUM, -(-int(rows * ROW_GROWTH) // ROW_QUANTUM) * ROW_QUANTUM)
+    return [*found, most]
+
+
+def split_rows(counts: np.ndarray, most: int) -> list[tuple[int, int]]:
+    """Neighbouring samples of `most` rows at most, as (first, last + 1); a longer sample stands alone."""
+    parts, start, held = [], 0, 0
+    for place, count in enumerate(counts.tolist()):
+        if held and held + count > most:
+            parts.append((start, place))
+            start, held = place, 0
+        held += count
+    return [*parts, (start, len(counts))]
+
+
+class RaggedSlot:
+    """Pinned host buffers for the rows of a full batch of the longest samples, and the same on the device.
+
+    A longer batch is computed in parts, so nothing is allocated or captured while the clock runs; only a
+    single sample longer than the buffers gets memory of its own.
+    """
+
+    def __init__(self, network: Network, task: Task, max_batch: int, lane: Lane) -> None:
+        self._network = network
+        self._task = task
+        self._max_batch = max_batch
+        self._lane = lane
+        self._graphs: dict[int, Callable[[], None]] = {}
+        self._buckets: list[int] = []
+        self._out_host: torch.Tensor | None = None
+        self.facts: dict[str, Any] = {}
+
+    def open(self) -> None:
+        """Allocate for the longest of the warm-up samples, then capture a graph for every bucket of rows."""
+        lane = self._lane
+        lane.open()
+        began = time.perf_counter()
+        samples = self._task.warm_up_samples(max(self._max_batch, SAMPLES_LOOKED_AT))
+        counts = counts_of(self._task, samples)
+        rows = self._task.collate(samples)
+        refuse_other_total(len(rows), counts)
+        longest = max(int(counts.max()), 1)
+        affordable = MOST_STAGED_BYTES // max(rows[:1].nbytes, 1)
+        self._capacity = max(min(longest * self._max_batch, affordable), longest)
+        with lane.opening():
+            # True rows everywhere: padding is what lay here before, and the model must be able to read it.
+            given = torch.from_numpy(np.resize(rows, (self._capacity, *rows.shape[1:])))
+            self._in_host = lane.pinned(given.shape, given.dtype)
+            self._in_host.copy_(given)
+            self._rows = self._in_host.numpy()
+            self._in = self._in_host.to(lane.device, copy=True)
+            self._counts_host = lane.pinned((self._max_batch,), torch.int64)
+            self._counts_host.zero_()
+            self._counts = self._counts_host.to(lane.device, copy=True)
+            if self._network.cuda_graphs:
+                self._buckets = row_buckets(self._capacity)
+                self._capture_all(longest)
+            lane.land()
+        seconds = round(time.perf_counter() - began, 3)
+        self.facts = {"graphs": len(self._graphs), "most_rows": self._capacity, "open_s": seconds}
+
+    def _capture_all(self, longest: int) -> None:
+        """Capture the largest first: its output's shape and its scratch memory serve the others."""
+        passes = EAGER_PASSES
+        for size in reversed(self._buckets):
+            # As many of the longest samples as `size` rows hold, and what is left.
+            left = size - longest * np.arange(self._max_batch)
+            self._counts.copy_(torch.from_numpy(np.clip(left, 0, longest)))
+            if not self._graphs:
+                y, changed = self._network.rows(self._in[:size], self._counts)
+                self._out = torch.empty_like(y)
+                self._out_counts = None if changed is None else torch.empty_like(changed)
+                self._out_host = self._lane.pinned(y.shape, y.dtype)
+            self._graphs[size] = self._lane.capture(lambda size=size: self._forward(size), passes)  # type: ignore[misc]
+            passes = EAGER_PASSES_OF_SMALLER
+
+    def _forward(self, size: int) -> None:
+        """From the static rows to the static output, which lies outside of the graphs' shared memory."""
+        y, changed = self._network.rows(self._in[:size], self._counts)
+        self._out[: len(y)].copy_(y)
+        if changed is not None and self._out_counts is not None:
+            self._out_counts.copy_(changed)
+
+    def compute(self, samples: Sequence[memoryview]) -> Computed:
+        """See Slot."""
+        counts = counts_of(self._task, samples)
+        parts = split_rows(counts, self._capacity)
+        if len(parts) == 1:
+            return self._compute_part(samples, counts)
+        done = []
+        for start, stop in parts:
+            part = self._compute_part(samples[start:stop], counts[start:stop])
+            part.outputs = part.outputs.copy()  # the next part comes home to the same place
+            done.append(part)
+        return Computed(
+            np.concatenate([part.outputs for part in done]),
+            np.concatenate([part.counts for part in done if part.counts is not None]),
+            sum(part.feed_s for part in done),
+            sum(part.compute_s for part in done),
+        )
+
+    def _compute_part(self, samples: Sequence[memoryview], counts: np.ndarray) -> Computed:
+        """Compute samples that fit into the buffers, or a single one."""
+        lane = self._lane
+        began = time.perf_counter()
+        n, total = len(samples), int(counts.sum())
+        with lane.streaming():
+            host, rows = self._stage(samples, total)
+            self._counts_host[:n] = torch.from_numpy(counts)
+            self._counts_host[n:] = 0
+            collated = time.perf_counter()
+            with lane.arriving():
+                rows[:total].copy_(host[:total], non_blocking=True)
+                self._counts.copy_(self._counts_host, non_blocking=True)
+            with lane.computing():
+                y, changed = self._run(rows, n, total)
+            if changed is not None:
+                home = lane.pinned(changed.shape, changed.dtype)
+                home.copy_(changed, non_blocking=True)
+                lane.land()  # how many rows there are to copy is known only now
+                counts = home[:n].numpy()
+            outputs = self._bring_home(y, counts)
+        return Computed(outputs, counts, *lane.seconds(collated - began))
+
+    def _stage(self, samples: Sequence[memoryview], total: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The samples' rows in pinned memory, and where on the device they belong."""
+        host, rows, place = self._in_host, self._in, self._rows
+        if total > self._capacity:
+            shape = (total, *self._rows.shape[1:])
+            host = self._lane.pinned(shape, self._in_host.dtype)
+            rows, place = torch.empty_like(host, device=self._lane.device), host.numpy()
+        given = self._task.collate(samples, place)
+        if len(given) != total:
+            refuse_other_total(len(given), counts_of(self._task, samples))
+        if not np.may_share_memory(given, place):
+            place[:total] = given
+        return host, rows
+
+    def _run(self, rows: torch.Tensor, n: int, total: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Play the bucket's graph, or compute exactly the rows that there are."""
+        if self._graphs and total <= self._capacity:
+            self._graphs[bucket_of(total, self._buckets)]()
+            return self._out, self._out_counts
+        counts = self._counts_host if self._network.host_counts else self._counts
+        return self._network.rows(rows[:total], counts[:n])
+
+    def _bring_home(self, y: torch.Tensor, counts: np.ndarray) -> np.ndarray:
+        """Copy the rows of real samples to the host; they hold until the next batch."""
+        total = int(counts.sum())
+        refuse_other_total(len(y[:total]), counts)
+        host = self._out_host
+        if host is None or len(host) < total or host.shape[1:] != y.shape[1:] or host.dtype != y.dtype:
+            host = self._out_host = self._lane.pinned((max(total, self._capacity), *y.shape[1:]), y.dtype)
+        host[:total].copy_(y[:total], non_blocking=True)
+        self._lane.land()
+        return host[:total].numpy()
