@@ -128,7 +128,7 @@ def test_close_may_be_called_twice_and_before_load() -> None:
     ("options", "message"),
     [
         ({"engine": "ehco"}, "did you mean 'echo'"),
-        ({"engine": None}, "engines: echo, torch"),
+        ({"engine": None}, "engines: ctranslate2, echo, onnx, torch"),
         ({"engine": "echo", "service_time_us": -1}, "not negative"),
         ({"engine": "echo", "service_time_us": float("nan")}, "finite"),
         ({"engine": "echo", "service_time_us": "1"}, "service_time_us' cannot be '1'"),

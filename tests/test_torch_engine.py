@@ -15,8 +15,7 @@ import torch
 
 from tests.drive_backend import MAX_BATCH, PERCEPTRON, answers, wait
 from workers.backends import BackendError, Batch, open_backend
-from workers.backends.torch_engine import TorchBackend, bucket_sizes
-from workers.backends.torch_slots import Computed
+from workers.backends.slots import Computed, SlotBackend, bucket_sizes
 from workers.backends.torch_weights import model_hash
 from workers.models import ModelError, open_model
 from workers.protocol import Responses
@@ -45,9 +44,9 @@ def test_buckets_are_powers_of_two_and_the_largest() -> None:
     assert [bucket_sizes(n) for n in (1, 2, 6, 8)] == [[1], [1, 2], [1, 2, 4, 6], [1, 2, 4, 8]]
 
 
-def loaded(options: dict[str, Any], task: Any = task) -> TorchBackend:
+def loaded(options: dict[str, Any], task: Any = task) -> SlotBackend:
     backend = open_backend(options, task, MAX_BATCH)
-    assert isinstance(backend, TorchBackend)
+    assert isinstance(backend, SlotBackend)
     return backend
 
 
@@ -98,7 +97,7 @@ def test_warm_up_does_not_count_what_only_the_first_batch_pays(monkeypatch: pyte
         return honest(samples)
 
     monkeypatch.setattr(slot, "compute", slow_at_first)
-    monkeypatch.setattr("workers.backends.torch_engine.SLOW_BATCH_S", 0.1)
+    monkeypatch.setattr("workers.backends.slots.SLOW_BATCH_S", 0.1)
     assert all(seconds < 0.1 for _, seconds in backend.warm_up())
     assert passed == [1] * 3 + [2] * 3 + [4] * 3 + [6] * 3
     backend.close()

@@ -19,6 +19,7 @@ FAR = 2**62
 _ENGINES = {
     "ctranslate2": "workers.backends.ctranslate2_engine",
     "echo": "workers.backends.echo",
+    "onnx": "workers.backends.onnx_engine",
     "torch": "workers.backends.torch_engine",
 }
 
@@ -88,6 +89,9 @@ def open_backend(options: Mapping[str, Any], task: Task, max_batch: int) -> Back
         raise BackendError(f"there is no engine {name!r}{hint}; engines: {', '.join(sorted(_ENGINES))}")
     if max_batch < 1:
         raise BackendError(f"max_batch must be 1 or more, not {max_batch}")
+    if 0 < task.largest_batch < max_batch:
+        most = f"workers.max_batch may be {task.largest_batch} at most, not {max_batch}"
+        raise BackendError(f"a batch of task {task.name} holds {task.largest_batch} samples: {most}")
     try:
         module = importlib.import_module(_ENGINES[name])
     except ImportError as error:

@@ -18,8 +18,8 @@ import numpy as np
 import onnxruntime
 
 from workers.backends import BackendError
+from workers.backends.slots import Computed
 from workers.installed import LocateError, locate
-from workers.protocol import Responses
 from workers.tasks import Task
 
 PROVIDERS = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
@@ -73,9 +73,12 @@ class OnnxNetwork:
             self._session = onnxruntime.InferenceSession(str(file), settings, providers=wanted)
         except Exception as error:
             # onnxruntime's own exception classes are not part of its documented interface.
-            raise BackendError(f"backend.weights: {file} is no ONNX file that loads: {_first(error)}") from None
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            raise BackendError(f"backend.weights: {file} is no ONNX file that loads: {why}") from None
         if self._session.get_providers()[0] != wanted[0]:
-            raise BackendError(f"onnxruntime fell back to {self._session.get_providers()[0]}: is CUDA installed?")
+            raise BackendError(
+                f"onnxruntime fell back to {self._session.get_providers()[0]}: is CUDA installed?"
+            )
         self._task = task
         self._refuse_small_batches(file, max_batch)
         self.output_names = [output.name for output in self._session.get_outputs()]
@@ -103,8 +106,8 @@ class OnnxNetwork:
                 f"set workers.max_batch: {min(fixed)}"
             )
 
-    def compute(self, samples: Sequence[memoryview], indices: np.ndarray) -> tuple[Responses, float, float]:
-        """(responses, seconds to feed, seconds to compute) of one batch."""
+    def compute(self, samples: Sequence[memoryview]) -> Computed:
+        """One batch through the file."""
         began = time.perf_counter()
         counts = self._task.counts(samples)
         inputs = self._task.onnx_inputs(self._task.collate(samples), counts)
@@ -120,7 +123,7 @@ class OnnxNetwork:
                 f"the ONNX file has no output {error}; it has {', '.join(self.output_names)}: it is not the "
                 f"reference's file for task {self._task.name!r}"
             ) from None
-        return self._task.respond(outputs, indices, out_counts), fed - began, done - fed
+        return Computed(outputs, out_counts, fed - began, done - fed)
 
     def _chosen(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What the file takes of what the task offers: files of one reference differ in their names."""
@@ -150,7 +153,3 @@ def _checked_file(options: OnnxOptions) -> tuple[Path, str]:
 
 def _device(device: str) -> str:
     return f"cuda ({onnxruntime.get_device()})" if device == "cuda" else "cpu"
-
-
-def _first(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from workers.backends.slots import Computed
 from workers.backends.torch_network import Network
-from workers.backends.torch_slots import Computed, bucket_of
+from workers.backends.torch_slots import bucket_of
 from workers.tasks import Task
 
 CUDA_SLOTS = 2

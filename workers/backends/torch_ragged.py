@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from workers.backends.slots import Computed
 from workers.backends.torch_cuda import EAGER_PASSES, Lane
 from workers.backends.torch_network import Network
-from workers.backends.torch_slots import Computed, bucket_of, counts_of, refuse_other_total
+from workers.backends.torch_slots import bucket_of, counts_of, refuse_other_total
 from workers.tasks import Task
 
 # A stack of rows is padded to the next of these steps. Eight of them double it, so 4 % of the work is padding

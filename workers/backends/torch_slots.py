@@ -1,47 +1,18 @@
-"""Slots of the torch engine: one takes one batch at a time through collate, copy in, compute and copy out.
-
-A slot is opened and used in its own thread. Here are the contract and the CPU's slot; CUDA's are in
-torch_cuda.py and torch_ragged.py.
-"""
+"""The torch engine's slot for CPUs, and what its CUDA slots share with it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from workers.backends import BackendError
+from workers.backends.slots import Computed
 from workers.backends.torch_network import Network
 from workers.tasks import Task
-
-
-@dataclass(slots=True)
-class Computed:
-    """What a batch came to: outputs (n, ...), which hold until the slot's next batch, and seconds.
-
-    Of a ragged task the outputs are rows, and `counts` int64 (n,) says how many are each sample's.
-    """
-
-    outputs: np.ndarray
-    counts: np.ndarray | None
-    feed_s: float
-    compute_s: float
-
-
-class Slot(Protocol):
-    """One batch in flight; `facts` are the engine's to tell once the slot is open."""
-
-    facts: dict[str, Any]
-
-    def open(self) -> None:
-        """Allocate and capture; in the slot's thread."""
-
-    def compute(self, samples: Sequence[memoryview]) -> Computed:
-        """Take one batch the whole way."""
 
 
 def bucket_of(size: int, buckets: list[int]) -> int:

@@ -1,0 +1,287 @@
+"""What engines that compute in threads of their own share: slots, and the backend that feeds them.
+
+A slot is a thread with its own buffers that takes a batch through collate, copy in, compute, copy out and
+respond, so that on a GPU the copies of one batch overlap the compute of another (two slots). On a CPU the
+cores themselves compute and one slot is all there is. Results reach the worker's loop through a deque and an
+eventfd.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from workers.backends import FAR, BackendError, Batch, Done
+from workers.tasks import Task
+
+WARM_UP_ROUNDS = 3
+# A batch this slow is not repeated for a better estimate.
+SLOW_BATCH_S = 2.0
+# Weight of a new measurement in the estimate of a batch's time.
+FRESH = 0.1
+JOIN_TIMEOUT_S = 5.0
+
+
+@dataclass(slots=True)
+class Computed:
+    """What a batch came to: outputs (n, ...), which hold until the slot's next batch, and seconds.
+
+    Of a ragged task the outputs are rows, and `counts` int64 (n,) says how many are each sample's.
+    """
+
+    outputs: np.ndarray
+    counts: np.ndarray | None
+    feed_s: float
+    compute_s: float
+
+
+class Slot(Protocol):
+    """One batch in flight; `facts` are the engine's to tell once the slot is open."""
+
+    facts: dict[str, Any]
+
+    def open(self) -> None:
+        """Allocate and capture; in the slot's thread."""
+
+    def compute(self, samples: Sequence[memoryview]) -> Computed:
+        """Take one batch the whole way."""
+
+
+@dataclass(slots=True)
+class _Estimate:
+    """Seconds of a batch size: before the engine computes it, while it does, and in all."""
+
+    feed_s: float
+    compute_s: float
+    total_s: float
+
+
+@dataclass(slots=True)
+class _Finished:
+    slot: int
+    done: Done
+    feed_s: float
+    compute_s: float
+
+
+@dataclass(slots=True)
+class _Ready:
+    slot: int
+
+
+@dataclass(slots=True)
+class _Failed:
+    error: BaseException
+    batch_size: int
+
+
+class SlotBackend:
+    """Slots over one network on one device; see Backend for the methods.
+
+    `load` gives the slots, not open yet, and the network's facts; `name` is the network's in messages;
+    `around` is entered in each slot's thread.
+    """
+
+    needs_samples = True
+
+    def __init__(
+        self,
+        name: str,
+        task: Task,
+        max_batch: int,
+        load: Callable[[], tuple[list[Slot], dict[str, Any]]],
+        around: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+    ) -> None:
+        self.max_batch = max_batch
+        self.buckets = bucket_sizes(max_batch)
+        self._name = name
+        self._task = task
+        self._load = load
+        self._around = around
+        self._estimates: dict[int, _Estimate] = {}
+        self._results: deque[_Finished | _Ready | _Failed] = deque()
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._slots: list[Slot] = []
+        self._inboxes: list[queue.SimpleQueue[Batch | None]] = []
+        self._threads: list[threading.Thread] = []
+        self._idle: list[int] = []
+        self._engine_free_ns = 0
+        self._lead_ns = 0
+        self._failure: BackendError | None = None
+
+    def load(self) -> dict[str, Any]:
+        """Load the network, then open the slots one after the other (CUDA captures must not overlap)."""
+        self._slots, facts = self._load()
+        for number, slot in enumerate(self._slots):
+            inbox: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+            thread = threading.Thread(
+                target=self._serve, args=(number, slot, inbox), name=f"slot-{number}", daemon=True
+            )
+            self._inboxes.append(inbox)
+            self._threads.append(thread)
+            thread.start()
+            while number not in self._idle:
+                self._wait()
+                self._drain()
+        return {**facts, **self._slots[-1].facts}
+
+    def warm_up(self) -> list[tuple[int, float]]:
+        """Every bucket through every slot, whole path; the best round counts."""
+        for size in self.buckets:
+            samples = self._task.warm_up_samples(size)
+            for number in range(len(self._threads)):
+                for turn in range(WARM_UP_ROUNDS):
+                    seconds = self._try_batch(number, Batch(np.zeros(size, np.int64), samples, None))
+                    if turn and seconds > SLOW_BATCH_S:  # the first round may have compiled
+                        break
+        return [(size, self._estimates[size].total_s) for size in self.buckets]
+
+    def submit(self, batch: Batch) -> None:
+        """Hand the batch to an idle slot."""
+        size = len(batch.samples)
+        if not self._idle or not 0 < size <= self.max_batch:
+            why = f"{len(self._idle)} idle slots, max_batch {self.max_batch}"
+            raise BackendError(f"a batch of {size} samples cannot be submitted now ({why})")
+        now = time.monotonic_ns()
+        estimate = self._estimate(size)
+        self._lead_ns = int(estimate.feed_s * 1e9)
+        starts = max(now + self._lead_ns, self._engine_free_ns)
+        self._engine_free_ns = starts + int(estimate.compute_s * 1e9)
+        self._inboxes[self._idle.pop()].put(batch)
+
+    def step(self) -> list[Done]:
+        """What the slots have finished."""
+        return [result.done for result in self._drain()]
+
+    def free_at_ns(self, now_ns: int) -> int:
+        """While one slot computes and one is idle: the estimated end less the time to feed the next batch."""
+        if len(self._idle) == len(self._threads):
+            return now_ns
+        return max(now_ns, self._engine_free_ns - self._lead_ns) if self._idle else FAR
+
+    def next_done_ns(self) -> int:
+        """The eventfd tells."""
+        return FAR
+
+    def fd(self) -> int | None:
+        """The eventfd on which slots signal."""
+        return self._fd
+
+    def close(self) -> None:
+        """End the slots' threads; one that does not end in time is a daemon and dies with the process."""
+        for inbox in self._inboxes:
+            inbox.put(None)
+        for thread in self._threads:
+            thread.join(JOIN_TIMEOUT_S)
+        if self._fd >= 0 and not any(t.is_alive() for t in self._threads):
+            os.close(self._fd)
+            self._fd = -1
+
+    def _drain(self) -> list[_Finished]:
+        """Take in what the slots have posted; BackendError once one has failed."""
+        if self._failure:
+            raise self._failure
+        # Read before the deque is drained: a slot appends first and signals then, so nothing is missed.
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._fd)
+        finished: list[_Finished] = []
+        while self._results:
+            result = self._results.popleft()
+            if isinstance(result, _Failed):
+                self._failure = self._explain(result)
+                raise self._failure from result.error
+            self._idle.append(result.slot)
+            if isinstance(result, _Finished):
+                self._learn(result)
+                finished.append(result)
+        return finished
+
+    def _serve(self, number: int, slot: Slot, inbox: queue.SimpleQueue[Batch | None]) -> None:
+        """A slot's thread."""
+        size = 0
+        try:
+            with self._around():
+                slot.open()
+                self._post(_Ready(number))
+                while (batch := inbox.get()) is not None:
+                    size = len(batch.samples)
+                    self._post(self._compute(number, slot, batch))
+        except BaseException as error:
+            # Out of memory, a device fault, a bad shape: the worker's loop must hear all of them.
+            self._post(_Failed(error, size))
+
+    def _compute(self, number: int, slot: Slot, batch: Batch) -> _Finished:
+        started = time.monotonic_ns()
+        made = slot.compute(batch.samples)
+        responses = self._task.respond(made.outputs, batch.indices, made.counts)
+        if np.may_share_memory(responses.blob, made.outputs):
+            responses.blob = responses.blob.copy()  # the slot's buffer is overwritten by its next batch
+        done = Done(batch, responses, started, time.monotonic_ns())
+        return _Finished(number, done, made.feed_s, made.compute_s)
+
+    def _post(self, result: _Finished | _Ready | _Failed) -> None:
+        self._results.append(result)
+        os.eventfd_write(self._fd, 1)
+
+    def _wait(self) -> None:
+        select.select([self._fd], [], [])
+
+    def _try_batch(self, number: int, batch: Batch) -> float:
+        """Take one batch through one slot; returns the seconds and keeps the best as the estimate."""
+        self._idle.remove(number)
+        began = time.monotonic_ns()
+        self._inboxes[number].put(batch)
+        finished: list[_Finished] = []
+        while not finished:
+            self._wait()
+            finished = self._drain()
+        total_s = (finished[0].done.computed_ns - began) / 1e9
+        size = len(batch.samples)
+        known = self._estimates.get(size)
+        if known is None or total_s < known.total_s:
+            self._estimates[size] = _Estimate(finished[0].feed_s, finished[0].compute_s, total_s)
+        return total_s
+
+    def _estimate(self, size: int) -> _Estimate:
+        """The estimate of the bucket that holds `size`; nothing is known before warm-up."""
+        bucket = next(b for b in self.buckets if b >= size)
+        return self._estimates.get(bucket) or _Estimate(0.0, 0.0, 0.0)
+
+    def _learn(self, result: _Finished) -> None:
+        """Move the estimate of this batch size towards what was measured."""
+        estimate = self._estimate(len(result.done.batch.samples))
+        if len(result.done.batch.samples) in self.buckets:
+            estimate.feed_s += FRESH * (result.feed_s - estimate.feed_s)
+            estimate.compute_s += FRESH * (result.compute_s - estimate.compute_s)
+
+    def _explain(self, failed: _Failed) -> BackendError:
+        """The failure in words: network, batch size, cause."""
+        if isinstance(failed.error, BackendError):
+            return failed.error
+        cause = (str(failed.error).strip().splitlines() or [""])[0]
+        where = f"on a batch of {failed.batch_size}" if failed.batch_size else "before the first batch"
+        what = type(failed.error).__name__
+        hint = "; lower workers.max_batch" if what in ("OutOfMemoryError", "MemoryError") else ""
+        return BackendError(f"{self._name} failed {where}: {what}: {cause}{hint}")
+
+
+def bucket_sizes(max_batch: int) -> list[int]:
+    """Powers of two up to `max_batch`, and `max_batch` itself."""
+    sizes = [1 << i for i in range(max_batch.bit_length()) if 1 << i <= max_batch]
+    return sizes if sizes[-1] == max_batch else [*sizes, max_batch]
+
+
+def threads_of(threads: int, workers_on_host: int) -> int:
+    """CPU threads of a worker: as many as it was told, else its share of the host's cores."""
+    return threads or max(1, len(os.sched_getaffinity(0)) // max(1, workers_on_host))
