@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -13,9 +15,11 @@ TIME_BUDGET_S = 15
 
 SMALL = {"rows": [min(rows, 500) for rows in TABLE_ROWS], "dim": 16, "bottom": [32], "top": [64, 24]}
 # Of tb00_40M.pt: DLRM_Net(128, TABLE_ROWS, [13, 512, 256, 128], [479, 1024, 1024, 512, 256, 1]).state_dict().
-PUBLISHED = {f"emb_l.{i}.weight": (rows, 128) for i, rows in enumerate(TABLE_ROWS)}
+PUBLISHED: dict[str, tuple[int, ...]] = {
+    f"emb_l.{i}.weight": (rows, 128) for i, rows in enumerate(TABLE_ROWS)
+}
 for part, sizes in (("bot_l", [13, 512, 256, 128]), ("top_l", [479, 1024, 1024, 512, 256, 1])):
-    for i, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (inputs, outputs) in enumerate(pairwise(sizes)):
         PUBLISHED |= {f"{part}.{2 * i}.weight": (outputs, inputs), f"{part}.{2 * i}.bias": (outputs,)}
 
 
@@ -116,9 +120,9 @@ def test_tables_are_built_where_and_as_they_are_wanted_with_seeded_values() -> N
 
 
 def test_wrong_options_and_tables_that_fit_nowhere_are_explained() -> None:
-    with pytest.raises(ModelError, match="backend.rows must be a list of positive numbers"):
+    with pytest.raises(ModelError, match="backend.options.rows must be a list of positive numbers"):
         open_model("dlrm", {"rows": [3, 0]})
-    with pytest.raises(ModelError, match="backend.dim must be a positive number"):
+    with pytest.raises(ModelError, match="backend.options.dim must be a positive number"):
         open_model("dlrm", {"dim": "wide"})
     with pytest.raises(ModelError, match=r"take 512000000.0 GB .*precision: fp16"):
         open_model("dlrm", {"rows": [10**15]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from workers.backends.torch_weights import load_weights
 from workers.models import ModelError, open_model
 from workers.models.unet_kits import batches, corners_of, gaussian
 from workers.models.volume_norm import VolumeNorm
@@ -217,6 +219,26 @@ def test_the_training_checkpoint_is_opened_and_a_plain_state_is_left_alone() -> 
     state = model.state_dict()
     held = {"epoch": 3, "model_state_dict": {}, "best_model_state_dict": state}
     assert list(model.load_published(held)) == list(state) == list(model.load_published(state))
+
+
+@pytest.mark.parametrize("since_1_6", [True, False])
+def test_a_checkpoint_of_nnunet_loads_with_all_that_it_notes_beside(tmp_path: Path, since_1_6: bool) -> None:
+    # network_trainer.save_checkpoint; the published file is of torch before 1.6 and NumPy before 2
+    model = tiny("3d-unet-brats", stages=2)
+    losses = [np.float64(0.5), np.mean([1.0, 2.0])]
+    held = {
+        "epoch": 1000, "state_dict": model.state_dict(), "lr_scheduler_state_dict": None,
+        "optimizer_state_dict": {"state": {0: {"momentum_buffer": torch.ones(3)}}, "param_groups": []},
+        "plot_stuff": (losses, losses, [], losses),
+    }  # fmt: skip
+    file = tmp_path / "model_final_checkpoint.model"
+    torch.save(held, file, _use_new_zipfile_serialization=since_1_6)
+    if not since_1_6:
+        file.write_bytes(file.read_bytes().replace(b"numpy._core", b"numpy.core"))
+    other = open_model("3d-unet-brats", {"features": 4, "stages": 2})
+    load_weights(other, str(file), "")
+    for name, tensor in model.state_dict().items():
+        assert (other.state_dict()[name] == tensor).all()
 
 
 def test_what_the_window_cannot_cover_is_refused() -> None:

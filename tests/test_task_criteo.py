@@ -1,8 +1,9 @@
-"""Criteo: the reference's groups of pairs, both of its files, response bytes, and data sets that are wrong."""
+"""Criteo: the reference's groups of pairs, both of its files, response bytes, and wrong data sets."""
 
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def one_draw_at_a_time(quantiles: list[int], rows: int) -> list[int]:
 def test_samples_are_drawn_as_one_by_one(quantiles: tuple[int, ...], rows: int) -> None:
     bounds = group_bounds(np.array(quantiles), rows)
     assert bounds.tolist() == one_draw_at_a_time(list(quantiles), rows)
-    lines = [f"{a}, {b}, {b - a}\n" for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    lines = [f"{a}, {b}, {b - a}\n" for a, b in pairwise(bounds)]
     assert trace_md5(bounds) == hashlib.md5("".join(lines).encode()).hexdigest()
 
 
@@ -137,7 +138,7 @@ def test_onnx_inputs_are_those_of_the_published_file() -> None:
         "indices": (np.int64, (26, len(rows))),
     }
     assert np.allclose(inputs["dense_x"], np.log1p(rows[:, :13].astype(float)))
-    assert (inputs["indices"].T == rows[:, 13:]).all() and (inputs["offsets"] == np.arange(len(rows))).all()
+    assert (rows[:, 13:] == inputs["indices"].T).all() and (inputs["offsets"] == np.arange(len(rows))).all()
     predictions, back = task.onnx_outputs({"pred": np.ones((len(rows), 1), np.float32)}, counts)
     assert predictions.shape == (len(rows),) and (back == counts).all()
 

@@ -45,7 +45,8 @@ def test_a_short_side_repeats_its_border_and_a_filled_one_has_the_padding() -> N
 def test_values_are_clipped_and_normalised(tmp_path: Path) -> None:
     made_kits.write(tmp_path, 3, 1)
     case = tmp_path / "data" / "case_00002"  # has the reference's spacing: nothing is resampled
-    scan = nibabel.load(case / "imaging.nii.gz").get_fdata()
+    held: Any = nibabel.load(case / "imaging.nii.gz")
+    scan = held.get_fdata()
     image = image_of(case, made_kits.WINDOW)
     assert image.dtype == np.float32 and image.shape == (64, 96, 64)
     expected = (np.clip(scan[:64, :96].astype(np.float32), -79, 304) - 101) / 76.9

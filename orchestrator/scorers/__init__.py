@@ -15,6 +15,7 @@ _SCORERS = {
     "brats": "orchestrator.scorers.brats",
     "coco": "orchestrator.scorers.coco",
     "kits": "orchestrator.scorers.kits",
+    "mask": "orchestrator.scorers.mask",
     "squad": "orchestrator.scorers.squad",
     "top1": "orchestrator.scorers.top1",
     "wer": "orchestrator.scorers.wer",

@@ -15,11 +15,24 @@ from workers.backends import BackendError
 from workers.installed import LocateError, locate
 from workers.models import ModelError
 from workers.models.pickled_module import read_state
+from workers.models.torchscript_state import is_torchscript, read_tensors
 
 # A tensor of more bytes is summed where it lies. For sha256, DLRM's 48 GB of tables would have to be copied
 # from the GPU, and at 0.5 to 2 GB/s a core would be busy for a minute; the sums read them once.
 SUMMED_FROM_BYTES = 1 << 28
 SUM_CHUNK_WORDS = 1 << 22  # 32 MiB at a time: small beside any model that needs it
+# Training programs note their losses beside the weights, as NumPy numbers: nnU-Net's plot_stuff, for one.
+_FIGURES = ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+
+
+class _Figure:
+    """Stands for such a number: it is not needed, and NumPy is not called for it."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
 
 
 def model_hash(module: nn.Module) -> str:
@@ -101,7 +114,10 @@ def _read(file: Path, classes: tuple[str, ...]) -> Any:
     try:
         if classes and not zipfile.is_zipfile(file):
             return read_state(file, classes)
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        if is_torchscript(file):
+            return read_tensors(file)
+        with torch.serialization.safe_globals([(_Figure, name) for name in _FIGURES]):
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except OSError:
         raise
     except Exception:

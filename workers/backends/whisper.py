@@ -27,6 +27,7 @@ BEAMS = 5
 MOST_TOKENS = 224
 COMPUTE_TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8"}
 TOKENIZER_FILE = "tokenizer.json"
+VERSION = str(ctranslate2.__version__)
 
 
 class Whisper:
@@ -73,6 +74,6 @@ def log_mel(waveform: np.ndarray, filters: np.ndarray) -> np.ndarray:
 
 def spell(text: str) -> np.ndarray:
     """Text in the task's alphabet, as tokens int64: lower case, accents off, anything else a space."""
-    plain = unicodedata.normalize("NFKD", text.replace("’", "'").lower())
+    plain = unicodedata.normalize("NFKD", text.replace("’", "'")).lower()
     kept = "".join(c if c in VOCABULARY else " " for c in plain if not unicodedata.combining(c))
     return np.array([VOCABULARY.index(c) for c in " ".join(kept.split())], np.int64)

@@ -42,6 +42,7 @@ _MODELS = {
     "3d-unet-brats": "workers.models.unet_brats",
     "3d-unet-kits": "workers.models.unet_kits",
     "bert-large": "workers.models.bert",
+    "deepbet": "workers.models.deepbet",
     "dlrm": "workers.models.dlrm",
     "efficientnet-lite0": "workers.models.efficientnet_lite",
     "perceptron": "workers.models.perceptron",

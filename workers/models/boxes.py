@@ -1,7 +1,7 @@
 """What the detection networks share: decoding, non-maximum suppression and the rows that leave the device.
 
-Everything has a fixed shape and nothing waits for the device, so a CUDA graph can hold it: where the reference
-drops a candidate, here its score is masked. Boxes are handled as four planes, Corners of equal shape.
+Everything has a fixed shape and nothing waits for the device, so a CUDA graph can hold it: where the
+reference drops a candidate, here its score is masked. Boxes are four planes of equal shape, Corners.
 
 It is all float32, whatever the network computes in: half precision has 11 bits, so near the far edge of a
 1200-pixel image a corner would move by up to 0.3 pixels, which is 3 % of the IoU of a box of 20 pixels, and
@@ -18,8 +18,8 @@ from torch import nn
 
 ROW = 6  # ymin, xmin, ymax, xmax (all relative, 0 to 1), score, class
 UNUSED_SCORE = -1.0
-# Pairs of boxes are compared in blocks of so many rows: blocks above the diagonal only (56 % of all pairs when
-# there are 200 candidates), and an intermediate result of 64 images x 80 classes stays near 100 MB.
+# Pairs of boxes are compared in blocks of so many rows: only what is not below the diagonal (56 % of all
+# pairs of 200 candidates), and an intermediate result of 64 images x 80 classes stays near 100 MB.
 BLOCK_ROWS = 25
 
 
@@ -41,7 +41,7 @@ Spares = Callable[[Corners, Corners], torch.Tensor]
 
 
 class Anchors(nn.Module):
-    """Anchors (4, N) that travel with the network but belong to no checkpoint; a network keeps them float32."""
+    """Anchors (4, N): they travel with the network, are in no checkpoint, and stay in float32."""
 
     values: torch.Tensor
 
@@ -55,8 +55,8 @@ def decode(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The two corners, each (n, 2, N), from codes (n, 4, N) and anchors (..., 4, N): two centres, two sizes.
 
-    Which of x and y is first is for the caller to know. Source: scale_back_batch of the reference's ssd_r34.py
-    and decode_boxes of its utils.py, which agree but for the scales.
+    Which of x and y is first is for the caller to know. Source: scale_back_batch of the reference's
+    ssd_r34.py and decode_boxes of its utils.py, which agree but for the scales.
     """
     codes = codes.float()
     sizes = anchors[..., 2:, :]
@@ -87,8 +87,8 @@ def suppress(boxes: Corners, dead: torch.Tensor, spares: Spares) -> torch.Tensor
 def choose(scores: torch.Tensor, spared: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Greedy choice of `count` out of (n, M) candidates: (scores, positions), each (n, count), best first.
 
-    `spared` (n, M, M): [i, j] is False where choosing i ends j, and on the diagonal. Scores are positive; once
-    nothing is left the score is 0. Three kernels a choice: cheaper than suppress() when count is below M.
+    `spared` (n, M, M): [i, j] is False where choosing i ends j, and on the diagonal. Scores are positive;
+    once nothing is left the score is 0. Three kernels a choice: cheaper than suppress() if count is below M.
     """
     left = scores.clone()
     size = left.shape[1]

@@ -3,6 +3,9 @@
 Names and shapes are those of the published tb00_40M.pt (key "state_dict"), which loads strictly:
 emb_l.N.weight, bot_l.N.*, top_l.N.*. In memory the 26 tables are one, so that one gather serves them all.
 On the same weights the predictions are DLRM_Net's, bit for bit (500 pairs, full width, fp32, one CPU thread).
+
+Full tables in fp16 on one H100, a batch of 69,120 pairs: 2.8 ms, compiled 1.8 ms (torch 2.11); the gather
+is half of the 2.8. The tables are made in 2 s and take 48 GB.
 """
 
 from __future__ import annotations
@@ -175,7 +178,7 @@ def _empty_table(rows: int, dim: int, device: torch.device, dtype: torch.dtype) 
         why = str(error).splitlines()[0]
         raise ModelError(
             f"model 'dlrm': its tables of {rows} rows take {size / 1e9:.1f} GB in {dtype} on {device}: {why}"
-            "; use precision: fp16 on a GPU of 80 GB, or smaller tables (backend.rows)"
+            "; use precision: fp16 on a GPU of 80 GB, or smaller tables (backend.options.rows)"
         ) from None
 
 
@@ -195,7 +198,11 @@ def build_on(
             or not value
             or not all(type(n) is int and n > 0 for n in value)
         ):
-            raise ModelError(f"model 'dlrm': backend.{key} must be a list of positive numbers, not {value!r}")
+            raise ModelError(
+                f"model 'dlrm': backend.options.{key} must be a list of positive numbers, not {value!r}"
+            )
     if type(options["dim"]) is not int or options["dim"] < 1:
-        raise ModelError(f"model 'dlrm': backend.dim must be a positive number, not {options['dim']!r}")
+        raise ModelError(
+            f"model 'dlrm': backend.options.dim must be a positive number, not {options['dim']!r}"
+        )
     return Dlrm(options, device, dtype)

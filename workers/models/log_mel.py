@@ -56,8 +56,8 @@ class LogMel:
         out = torch.empty((len(frames), MELS), device=laid_out.device)
         for start in range(0, len(frames), CHUNK_FRAMES):
             chunk = frames[start : start + CHUNK_FRAMES]
-            spectrum = torch.view_as_real(torch.fft.rfft(chunk * window, N_FFT))
-            power = spectrum.square().sum(-1) + DITHER_POWER
+            spectrum = torch.fft.rfft(chunk * window, N_FFT)
+            power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag).add_(DITHER_POWER)
             torch.matmul(power, filters, out=out[start : start + CHUNK_FRAMES])
         return out.add_(LOG_FLOOR).log_()
 
@@ -99,8 +99,9 @@ def _laid_out(
     hop = torch.arange(HOP, device=waveforms.device)
     place = (_within(blocks, owner, totals.blocks) - 1).unsqueeze(1) * HOP + hop
     last = (counts[owner] - 1).unsqueeze(1)
-    place = last - (last - place.abs()).abs()  # reflected at 0, then at the last sample
-    return emphasised[starts[owner].unsqueeze(1) + place.clamp_(min=0)]
+    # Reflected at 0, then at the last sample: last - |last - |place||, in place because it is long.
+    place.abs_().neg_().add_(last).abs_().neg_().add_(last).clamp_(min=0)
+    return emphasised[place.add_(starts[owner].unsqueeze(1))]
 
 
 def _within(lengths: torch.Tensor, owner: torch.Tensor, total: int) -> torch.Tensor:

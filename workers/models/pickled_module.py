@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-# First of the pickles in such a file; then the format's version, facts of the machine, the object, the keys of
-# its storages, and of each its length and bytes (torch/serialization.py, _legacy_save).
+# First of the pickles in such a file; then the format's version, facts of the machine, the object, the keys
+# of its storages, and of each its length and bytes (torch/serialization.py, _legacy_save).
 MAGIC = 0x1950A86A20F9469CFC6C
 VERSION = 1001
 _MODULES = (
@@ -68,7 +68,7 @@ class _Reader(pickle.Unpickler):
 
     def __init__(self, opened: BinaryIO, classes: Iterable[str]) -> None:
         super().__init__(opened)
-        self._known = {name: Inert for name in classes} | _ALLOWED
+        self._known = dict.fromkeys(classes, Inert) | _ALLOWED
         self.storages: dict[str, torch.Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:

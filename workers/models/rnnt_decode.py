@@ -22,7 +22,7 @@ FRAMES_EACH = 252
 
 
 class History(Protocol):
-    """The prediction network; a state is (n, width)."""
+    """The prediction network; a state is (k, n, hidden)."""
 
     def first(self, count: int) -> torch.Tensor:
         """The state before any token."""
@@ -140,7 +140,7 @@ class GreedyDecoder:
         done = left <= skipped + full
         for held, new, fresh in zip((self._state, self._predicted), following, self._fresh, strict=True):
             chosen = torch.where(found.unsqueeze(1), new, held)
-            held.copy_(torch.where(done.unsqueeze(1), fresh, chosen))
+            torch.where(done.unsqueeze(1), fresh, chosen, out=held)
         self._refill(done)
 
     def _look_ahead(self, left: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

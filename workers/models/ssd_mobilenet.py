@@ -49,9 +49,7 @@ OPTIONS: dict[str, Any] = {"candidates": 512}
 class SameConv(nn.Conv2d):
     """A convolution padded as TensorFlow's SAME: an odd cell of padding goes right and below."""
 
-    def __init__(
-        self, inputs: int, outputs: int, stride: int, groups: int = 1, bias: bool = False
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, groups: int = 1, bias: bool = False) -> None:
         super().__init__(inputs, outputs, 3, stride, groups=groups, bias=bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -230,7 +228,7 @@ class SsdMobilenet(nn.Module):
 
 
 def spares(one: Corners, other: Corners) -> torch.Tensor:
-    """Whether `one` leaves `other` of the same class alone: IoU <= 0.6, by box_iou of the reference's utils.py."""
+    """Whether `one` leaves `other` of its class alone: IoU <= 0.6, by box_iou of the reference's utils.py."""
     width = torch.minimum(one.xmax, other.xmax).sub_(torch.maximum(one.xmin, other.xmin)).clamp_(min=0)
     height = torch.minimum(one.ymax, other.ymax).sub_(torch.maximum(one.ymin, other.ymin)).clamp_(min=0)
     overlap = width.mul_(height)
@@ -243,9 +241,9 @@ def _area(boxes: Corners) -> torch.Tensor:
 
 
 def anchors() -> torch.Tensor:
-    """(4, 1917): y, x, h, w relative to the image, in the order of the heads' outputs; float32 steps as there."""
-    steps = len(GRIDS) - 1
-    scales = [SMALLEST_SCALE + (LARGEST_SCALE - SMALLEST_SCALE) * i / steps for i in range(len(GRIDS))] + [1.0]
+    """(4, 1917): y, x, h, w relative to the image, in the order of the heads' outputs."""
+    step = (LARGEST_SCALE - SMALLEST_SCALE) / (len(GRIDS) - 1)
+    scales = [*(SMALLEST_SCALE + step * i for i in range(len(GRIDS))), 1.0]
     found = []
     for i, cells in enumerate(GRIDS):
         if i == 0:
@@ -258,7 +256,7 @@ def anchors() -> torch.Tensor:
         centre = torch.stack([y.flatten(), x.flatten()])
         size = torch.stack([scale / ratio.sqrt(), scale * ratio.sqrt()])[:, shape.flatten().long()]
         low, high = centre - 0.5 * size, centre + 0.5 * size
-        # Through the corners and back, as there: the last bits follow.
+        # Through the corners and back, as the reference: the last bits follow.
         found.append(torch.cat([low + 0.5 * (high - low), high - low]))
     return torch.cat(found, 1)
 

@@ -137,7 +137,7 @@ class SsdResnet34(nn.Module):
         Pairs of boxes come in blocks of many shapes, so they get one kernel for all of them.
         """
         self._measure = torch.compile(self._measure, *args, **kwargs)
-        self._spares = torch.compile(self._spares, dynamic=True)
+        self._spares = torch.compile(self._spares, *args, **{**kwargs, "dynamic": True})
 
     def fold(self) -> None:
         """Norms into convolutions, and the two heads of a feature map into one."""
@@ -193,8 +193,8 @@ class SsdResnet34(nn.Module):
 def spares(one: Corners, other: Corners) -> torch.Tensor:
     """Whether `one` leaves `other` alone: IoU < 0.5, as the reference computes it.
 
-    calc_iou_tensor means to set negative overlaps to 0 but does so to a copy, so two boxes apart in x and in y
-    have a positive "overlap", the gap between them, and can end each other. The published mAP has it in it.
+    calc_iou_tensor means to set negative sides to 0 but does so to a copy, so two boxes that lie apart in x
+    and in y have a positive "overlap", the product of their gaps, and can end each other.
     """
     width = torch.minimum(one.xmax, other.xmax).sub_(torch.maximum(one.xmin, other.xmin))
     height = torch.minimum(one.ymax, other.ymax).sub_(torch.maximum(one.ymin, other.ymin))
@@ -233,7 +233,10 @@ def grid_sizes(image_size: int) -> list[int]:
 
 
 def anchors(image_size: int) -> torch.Tensor:
-    """(4, anchors): x, y, w, h relative to the image, in the order of the heads' outputs; see DefaultBoxes."""
+    """(4, anchors): x, y, w, h relative to the image, in the order of the heads' outputs.
+
+    Source: DefaultBoxes and dboxes_R34_coco.
+    """
     boxes: list[tuple[float, float, float, float]] = []
     scales = [int(scale * image_size / 300) for scale in SCALES]
     for i, cells in enumerate(grid_sizes(image_size)):

@@ -23,6 +23,7 @@ MOST_SAMPLE_BYTES = 1 << 30
 MOST_SEED = (1 << 64) - 1
 
 _TASKS = {
+    "brain-mask": ("workers.tasks.brain_mask", "BrainMaskTask"),
     "brats": ("workers.tasks.brats", "BratsTask"),
     "coco-1200": ("workers.tasks.coco", "Coco1200Task"),
     "coco-300": ("workers.tasks.coco", "Coco300Task"),

@@ -2,9 +2,9 @@
 
 Reads what preprocess.py of the reference's vision/medical_imaging/3d-unet (v1.0.1) wrote: a folder with
 preprocessed_files.pkl, the list of cases, and a pickle CASE.pkl for each: [float32 (4, 224, 224, 160),
-nnU-Net's properties of the case]. Cropping, resampling, normalisation and padding are done there, untimed as the rules
-allow, and what is kept here is its result unchanged; with `dtype: float16` it is converted to a numerical
-format of the rules' list, which is untimed as well.
+nnU-Net's properties of the case]. Cropping, resampling, normalisation and padding are done there, untimed as
+the rules allow, and what is kept here is its result unchanged; with `dtype: float16` it is converted to a
+numerical format of the rules' list, which is untimed as well.
 
 Responses are the logits, float16 (4, 224, 224, 160), as pytorch_SUT.py posts them and accuracy-brats.py reads
 them by default. `truth` is the folder of Task043_BraTS2019 that the reference's Task043_BraTS_2019.py made
@@ -236,4 +236,4 @@ class BratsTask:
 
     def warm_up_samples(self, count: int) -> list[memoryview]:
         """Seeded standard normal volumes."""
-        return [memoryview(self._random(-1 - i & 0xFFFF).tobytes()) for i in range(count)]
+        return [memoryview(self._random(MOST_SAMPLES + i).tobytes()) for i in range(count)]

@@ -108,7 +108,7 @@ class CriteoTask:
             if rows_file.suffix == ".npz":
                 rows = half_of_day(rows_file, spare, first_half, None if first_half else limit)
             try:
-                self._build(writer, rows, quantiles, counts)
+                self._build(writer, map_rows(rows), rows_file, quantiles, counts)
             except TaskError:
                 spare.unlink(missing_ok=True)  # while a killed prepare goes on with it
                 raise
@@ -145,8 +145,15 @@ class CriteoTask:
             raise TaskError(f"{path} holds a size of samples that is none: {found.tolist()}", "quantiles")
         return found
 
-    def _build(self, writer: LibraryWriter, file: Path, quantiles: np.ndarray, counts: Path | None) -> None:
-        rows = map_rows(file)
+    def _build(
+        self,
+        writer: LibraryWriter,
+        rows: np.ndarray,
+        file: Path,
+        quantiles: np.ndarray,
+        counts: Path | None,
+    ) -> None:
+        """Write the samples, labels and bounds of `rows`, which came from `file`."""
         bounds = group_bounds(quantiles, len(rows))
         if self.count and len(bounds) - 1 != self.count:
             wrong = f"{file} and the quantiles give {len(bounds) - 1} samples, the manifest says {self.count}"

@@ -21,6 +21,7 @@ BIN_ROW_BYTES = 4 * BIN_WORDS
 # Member of the archive, and the columns that it fills.
 _MEMBERS = {"y": slice(0, 1), "X_int": slice(1, 14), "X_cat": slice(14, 40)}
 _BLOCK_ROWS = 1 << 16
+_DRAIN_BYTES = 1 << 24
 
 
 def map_rows(file: Path) -> np.ndarray:
@@ -92,6 +93,11 @@ class _Member:
             raise EOFError("it ends too early")
         return np.frombuffer(data, self.dtype).reshape(count, self.width)
 
+    def drain(self) -> None:
+        """Read to the end, where the archive's checksum is compared."""
+        while self._stream.read(_DRAIN_BYTES):
+            pass
+
 
 def _open_members(archive: zipfile.ZipFile, day: Path) -> list[tuple[slice, _Member]]:
     found = [
@@ -115,7 +121,10 @@ def _copy(
     while done < stop:
         count = min(_BLOCK_ROWS, stop - done)
         block = np.empty((count, BIN_WORDS), np.dtype("<i4"))
-        for columns, member in members:
-            block[:, columns] = member.take(count)
+        with np.errstate(invalid="ignore"):  # what is no number becomes a negative one, and is refused later
+            for columns, member in members:
+                block[:, columns] = member.take(count)
         out.write(block[max(0, start - done) :].tobytes())
         done += count
+    for _, member in members:
+        member.drain()

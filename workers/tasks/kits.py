@@ -6,7 +6,7 @@ reference's preprocess.py filled (preprocessed_files.pkl and CASE.pkl: [image, l
 reference's meta/inference_cases.json; preprocessed data bring their own list. The sliding window, the sum of
 its scores and the choice of a class are the model's, inside of the clock.
 
-A sample is the shape, four int32 (1, d, h, w), then the float32 volume. Responses are the labels, uint8
+A sample is a volume with its shape (volume_samples.py). Responses are the labels, uint8
 (1, 1, d, h, w), as base_SUT.py posts them and accuracy_kits.py reads them by default.
 """
 
@@ -26,12 +26,10 @@ from workers.tasks.kits_volumes import IMAGE_FILE, LABELS_FILE, check_labels, im
 from workers.tasks.label_volumes import keep_volumes
 from workers.tasks.reference_pickle import read_pickle
 from workers.tasks.sources import listing_digest, source_file, source_folder
+from workers.tasks.volume_samples import VOXEL, pack, unpack
 
 WINDOW = 128  # global_vars.py: ROI_SHAPE
 LIST_FILE = "preprocessed_files.pkl"
-HEADER = np.dtype("<i4")
-_HEADER_BYTES = 4 * HEADER.itemsize
-_VOXEL = np.dtype("<f4")
 # Sides of generated volumes in half windows, (depth), (height and width): what fields of view of about 380 mm
 # and scans of 200 to 600 mm come to at 1.6 x 1.2 x 1.2 mm: a likeness, not the data set's own shapes.
 _DEPTHS = (2, 3, 3, 4, 4, 5, 6)
@@ -102,7 +100,7 @@ class KitsTask:
     def _generate(self, cache: Path, meta: dict[str, Any]) -> Library:
         folder = cache / f"{self.name}-generated-{self.generated}-{self.window}"
         if not folder.exists():
-            most = max(_DEPTHS) * max(_WIDTHS) ** 2 * (self.window // 2) ** 3 * _VOXEL.itemsize
+            most = max(_DEPTHS) * max(_WIDTHS) ** 2 * (self.window // 2) ** 3 * VOXEL.itemsize
             refuse_too_large(self.name, cache, self.generated * most)
 
         def build(writer: LibraryWriter) -> None:
@@ -189,14 +187,7 @@ class KitsTask:
 
     def collate(self, samples: Sequence[memoryview], out: np.ndarray | None = None) -> np.ndarray:
         """float32 (1, 1, d, h, w) of the one sample, in `out` if that has its shape."""
-        if len(samples) != 1:
-            raise self._error(f"volumes differ in shape: one a batch, not {len(samples)}")
-        shape = (1, *np.frombuffer(samples[0], HEADER, 4).tolist())
-        volume = np.frombuffer(samples[0], _VOXEL, offset=_HEADER_BYTES).reshape(shape)
-        if out is None or out.shape[1:] != shape[1:]:
-            return volume.copy()
-        out[:1] = volume
-        return out[:1]
+        return unpack(self.name, samples, out)
 
     def counts(self, samples: Sequence[memoryview]) -> np.ndarray:
         """One row a sample."""
@@ -211,9 +202,3 @@ class KitsTask:
     def warm_up_samples(self, count: int) -> list[memoryview]:
         """Seeded volumes of 63 windows."""
         return [memoryview(self._random((1 << 32) + i, _WARM_UP).tobytes()) for i in range(count)]
-
-
-def pack(volume: np.ndarray) -> np.ndarray:
-    """A sample's bytes, uint8, of a volume (d, h, w)."""
-    header = np.array([1, *volume.shape], HEADER).view(np.uint8)
-    return np.concatenate([header, np.ascontiguousarray(volume, _VOXEL).reshape(-1).view(np.uint8)])
