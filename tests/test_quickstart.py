@@ -61,7 +61,7 @@ def test_eighteen_photos_or_more_are_known(quickstart: Program) -> None:
     for test in ("Offline-accuracy", "Server-accuracy"):
         accuracy = quickstart.record(test, "quickstart").accuracy
         assert accuracy is not None
-        assert accuracy.good >= 18 and accuracy.total == 20
+        assert accuracy.good is not None and accuracy.good >= 18 and accuracy.total == 20
         assert accuracy.reached and accuracy.target == 90.0
 
 
