@@ -1,18 +1,23 @@
-# make run    the quickstart: a virtual environment, then two benchmarks of a real model on this machine
-# make test   the whole test suite       make lint   ruff and mypy       make clean   what the others made
+# make run        the quickstart: a virtual environment, then two benchmarks of a real model on this machine
+# make examples   speech, segmentation and recommendation with real weights and data (Debian: see EXAMPLE_DATA below)
+# make test       the whole test suite       make lint   ruff and mypy       make clean   what the others made
 #
 # Python 3.11 or 3.12: the first that runs, or the one you name (make run PYTHON=/path/to/python3.12).
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test lint clean
+.PHONY: help run examples test lint clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
-# The 20 labelled ImageNet photos of the quickstart lie in this package; its own dependencies are large and not needed.
+# Packages for what they carry, without their own dependencies, which are large and not needed: 20 labelled ImageNet
+# photos (the quickstart); ratings of films, and networks that find the brain in a scan of a head (the examples).
 PHOTOS := foolbox==3.3.4
+ALONE := recbole==1.2.1 deepbet==1.0.2
+# Spoken clips and the scan of a head: apt-get install these on Debian or Ubuntu.
+EXAMPLE_DATA := pocketsphinx-testdata mricron-data
 TESTS ?=
 
 VERSION_CHECK := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
@@ -26,6 +31,10 @@ help:
 
 run: $(VENV)/.installed
 	$(BIN)/loadgrid run manifests/quickstart.yaml
+
+examples: $(VENV)/.exemplary
+	$(BIN)/python manifests/examples/train_movielens.py
+	$(BIN)/loadgrid run manifests/examples
 
 test: $(VENV)/.tested
 	$(BIN)/python -m pytest -q --durations=15 --durations-min=1 $(TESTS)
@@ -53,7 +62,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PIP) install -c constraints.txt --no-deps $(PHOTOS)
 	@touch $@
 
-$(VENV)/.tested: $(VENV)/.installed
+$(VENV)/.exemplary: $(VENV)/.installed
+	@echo "Installing what the examples need into $(VENV) ..."
+	@$(PIP) install -c constraints.txt -e ".[quickstart,benchmarks,examples]"
+	@$(PIP) install -c constraints.txt --no-deps $(ALONE)
+	@touch $@
+
+$(VENV)/.tested: $(VENV)/.exemplary
 	@echo "Installing the test tools into $(VENV) ..."
-	@$(PIP) install -c constraints.txt -e ".[quickstart,benchmarks,test]"
+	@$(PIP) install -c constraints.txt -e ".[quickstart,benchmarks,examples,test]"
 	@touch $@

