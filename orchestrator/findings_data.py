@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from orchestrator.findings import Finding
 from orchestrator.manifest_backends import Ctranslate2Backend, EchoBackend, OnnxBackend, TorchBackend
 from orchestrator.manifest_fields import Manifest
 from orchestrator.rules import Benchmark, Round
+
+# Task options that leave the benchmark's data set what it is; every other one is for tests and examples.
+FREE_TASK_OPTIONS = {"path", "count", "truth", "cases", "quantiles", "response", "dtype", "preprocess"}
+# Model options that leave the network what it is.
+FREE_MODEL_OPTIONS = {"normalize", "window_batch", "lanes", "decode_graph"}
+# Said by findings of their own.
+_TOLD = {"generated", "calibration"}
 
 
 def measured_findings(found: Round, benchmark: Benchmark, manifest: Manifest) -> Iterator[Finding]:
@@ -41,6 +49,12 @@ def _data_findings(found: Round, benchmark: Benchmark, manifest: Manifest) -> It
             f"({benchmark.dataset})",
             source=source,
         )
+    for option in sorted(options.keys() - FREE_TASK_OPTIONS - _TOLD):
+        yield Finding(
+            rule="data_set",
+            why=f"task.{option} is set: it makes other samples than the data set's ({benchmark.dataset})",
+            source=source,
+        )
 
 
 def _model_findings(found: Round, benchmark: Benchmark, manifest: Manifest) -> Iterator[Finding]:
@@ -51,6 +65,9 @@ def _model_findings(found: Round, benchmark: Benchmark, manifest: Manifest) -> I
             rule="model", why="engine echo computes nothing: there is no model", source="design: official"
         )
         return
+    source = f"{found.name} benchmarks.{benchmark.name}.reference"
+    if manifest.division != "open":
+        yield from _other_network(benchmark, manifest, source)
     if manifest.division != "open" and backend.model != wanted:
         of_file = isinstance(backend, OnnxBackend | Ctranslate2Backend) and backend.model is None
         why = (
@@ -61,7 +78,7 @@ def _model_findings(found: Round, benchmark: Benchmark, manifest: Manifest) -> I
         yield Finding(
             rule="reference_model",
             why=f"{why} ({benchmark.model})",
-            source=f"{found.name} benchmarks.{benchmark.name}.reference",
+            source=source,
         )
     if isinstance(backend, TorchBackend) and backend.weights is None:
         yield Finding(
@@ -70,6 +87,43 @@ def _model_findings(found: Round, benchmark: Benchmark, manifest: Manifest) -> I
             "mean nothing",
             source="design: official",
         )
+
+
+def _other_network(benchmark: Benchmark, manifest: Manifest, source: str) -> Iterator[Finding]:
+    """What makes another network of one that is named rightly."""
+    backend = manifest.backend
+    if isinstance(backend, Ctranslate2Backend):
+        why = f"engine ctranslate2 computes Whisper, not {benchmark.model}"
+        yield Finding(rule="reference_model", why=why, source=source)
+    options = backend.options if isinstance(backend, TorchBackend) else {}
+    for option in sorted(options.keys() - FREE_MODEL_OPTIONS):
+        why = f"backend.options.{option} is set: it makes another network than {benchmark.model}"
+        yield Finding(rule="reference_model", why=why, source=source)
+    if benchmark.reference.task == "imagenet":
+        preprocess = manifest.task.options.get("preprocess", "pytorch")
+        # The reference's ONNX file is of the vgg kind, its .pth file of the other.
+        normalize = options.get("normalize", "pytorch") if isinstance(backend, TorchBackend) else "vgg"
+        if preprocess != normalize:
+            why = (
+                f"photos are prepared as for {preprocess} weights, the network takes them as {normalize} "
+                f"ones; set task.preprocess: {normalize}"
+            )
+            yield Finding(rule="preprocessing", why=why, source=source)
+
+
+def identity_findings(
+    found: Round, benchmark_name: str, meta: Mapping[str, Any], sample_bytes: int
+) -> list[Finding]:
+    """Whether a prepared data set is the benchmark's own, where the round knows more of it than its count."""
+    reference = found.benchmark(benchmark_name).reference
+    other_list = reference.identity is not None and meta.get("identity") != reference.identity
+    other_size = reference.sample_bytes is not None and sample_bytes != reference.sample_bytes
+    if not other_list and not other_size:
+        return []
+    what = "its list names other samples" if other_list else f"its samples have {sample_bytes} bytes"
+    why = f"the prepared data set is not {found.benchmark(benchmark_name).dataset}: {what}"
+    source = f"{found.name} benchmarks.{benchmark_name}.reference"
+    return [Finding(rule="data_set", why=why, source=source)]
 
 
 def ground_truth_findings(manifest: Manifest) -> Iterator[Finding]:
@@ -81,6 +135,12 @@ def ground_truth_findings(manifest: Manifest) -> Iterator[Finding]:
             "scored; leave it out (runs: [performance])",
             source="design: official",
         )
+    if manifest.task.options.get("calibration"):
+        why = "calibration samples are not scored: this accuracy test will fail; leave it out"
+        yield Finding(rule="ground_truth", why=why, source="design: official")
+    elif manifest.task.name == "brats" and not manifest.task.options.keys() & {"truth", "generated"}:
+        why = "task.truth is not set: without true labels this accuracy test cannot be scored and fails"
+        yield Finding(rule="ground_truth", why=why, source="design: official")
 
 
 def library_findings(
@@ -96,10 +156,9 @@ def library_findings(
         why = f"performance_sample_count_override is {drawn}, the data set has {count} samples"
         source = f"{field}.performance_sample_count_min"
         return [Finding(rule="performance_sample_count", why=why, source=source)]
-    if test == "performance" and count < benchmark.performance_sample_count_min:
-        why = (
-            f"the data set has {count} samples; the round draws from {benchmark.performance_sample_count_min}"
-        )
-        source = f"{field}.performance_sample_count_min"
+    if test == "performance" and count != benchmark.accuracy_sample_count:
+        # LoadGen draws from the whole data set, and what it draws depends on the count.
+        why = f"the data set has {count} samples instead of {benchmark.accuracy_sample_count}"
+        source = f"{field}.accuracy_sample_count"
         return [Finding(rule="performance_sample_count", why=why, source=source)]
     return []

@@ -70,10 +70,15 @@ class Place(_Frozen):
 
 
 class Reference(_Frozen):
-    """What LoadGrid calls the benchmark's data set and network: workers/tasks/ and workers/models/."""
+    """What LoadGrid calls the benchmark's data set and network: workers/tasks/ and workers/models/.
+
+    `identity` is what the task makes of the data set's own list, `sample_bytes` the size of all its samples.
+    """
 
     task: str
     model: str
+    identity: str | None = None
+    sample_bytes: int | None = None
 
 
 class Benchmark(_Frozen):
@@ -118,6 +123,23 @@ class ApprovedLoadGen(_Frozen):
     sha256: dict[str, str] = Field(default_factory=dict)
 
 
+class Verification(_Frozen):
+    """How a compliance test's score is compared with its reference: parts of it, as the official script has it.
+
+    `relaxed` holds for a stream whose reference is `relaxed_up_to_ns` or less. With `slower_passes` only a
+    score that is too good fails; with `streams_as_rate` a latency stands as 1e9 / ns, in both roles.
+    """
+
+    within: float
+    relaxed: float
+    relaxed_up_to_ns: dict[str, float]
+    bounds_pass: bool = False
+    slower_passes: bool = False
+    streams_as_rate: bool = False
+    latency_limits_equal: bool = False
+    errors_fail: bool = False
+
+
 class Round(_Frozen):
     """Everything that a round fixes; every value comes from its file, which names the source."""
 
@@ -133,6 +155,7 @@ class Round(_Frozen):
     result_keys: dict[str, str]
     words: dict[str, Words]
     compliance: dict[str, Words]
+    verification: dict[str, Verification]
     untimed_preprocessing: dict[str, str]
     benchmarks: dict[str, Benchmark]
     suites: dict[str, dict[str, Place]]
@@ -149,6 +172,13 @@ class Round(_Frozen):
             if name == found.name or name in found.aliases:
                 return found
         raise RulesError(f"round {self.name}: {not_one_of('benchmark', name, self.benchmark_names())}")
+
+    def compliance_tests(self, benchmark: str, scenario: str) -> tuple[str, ...]:
+        """The compliance tests that the closed division asks for, in the round's order."""
+        wanted = self.benchmark(benchmark).compliance_tests
+        # The v1.x checkers take TEST04 off for MultiStream, whose queries may be as large as the sample set.
+        exempt = scenario == "MultiStream" and self.fixed_interval_multistream
+        return tuple(name for name in wanted if not (exempt and name.startswith("TEST04")))
 
     def benchmark_names(self) -> list[str]:
         """Every name and alias, names first."""

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from orchestrator.findings_data import identity_findings
+from orchestrator.rules import load_round
 from tests.test_plan import planned, rules_of
 
 TIME_BUDGET_S = 5
@@ -86,11 +88,65 @@ def test_seeded_weights_are_told_in_plain_words() -> None:
     assert "seeded random weights, so its answers mean nothing" in whys(**fields)[0]
 
 
-@pytest.mark.parametrize("engine", ["onnx", "ctranslate2"])
-def test_a_file_says_which_network_it_is_but_for_the_open_division(engine: str) -> None:
-    backend = {"engine": engine, "weights": "w"}
+def test_a_file_says_which_network_it_is_but_for_the_open_division() -> None:
+    backend = {"engine": "onnx", "weights": "w"}
+    task = {"name": "imagenet", "path": "d", "preprocess": "vgg"}
+    assert rules_of(planned(backend=backend, task=task)[0]) == ["reference_model"]
+    assert "does not say which network w is; it must be resnet50" in whys(backend=backend, task=task)[0]
+    assert rules_of(planned(backend=backend, task=task, division="open")[0]) == []
+    assert rules_of(planned(backend={**backend, "model": "resnet50"}, task=task)[0]) == []
+    assert rules_of(planned(backend={**backend, "model": "bert-large"}, task=task)[0]) == ["reference_model"]
+
+
+def test_whisper_is_no_network_of_a_benchmark_whatever_it_is_called() -> None:
+    fields = {"benchmark": "rnnt", "round": "v1.0", "suite": "datacenter", "scenarios": ["Offline"]}
+    fields |= {"task": {"name": "librispeech", "path": "d"}, "loadgen": {"path": "l"}}
+    backend = {"engine": "ctranslate2", "weights": "w", "model": "rnnt"}
+    assert rules_of(planned(**fields, backend=backend)[0]) == ["reference_model"]
+    assert "computes Whisper" in whys(**fields, backend=backend)[0]
+
+
+@pytest.mark.parametrize("option", ["width", "layers", "features", "candidates"])
+def test_an_option_that_makes_another_network_is_for_the_open_division(option: str) -> None:
+    backend = {"engine": "torch", "model": "resnet50", "weights": "w", "options": {option: 8}}
     assert rules_of(planned(backend=backend)[0]) == ["reference_model"]
-    assert "does not say which network w is; it must be resnet50" in whys(backend=backend)[0]
+    assert f"backend.options.{option} is set" in whys(backend=backend)[0]
     assert rules_of(planned(backend=backend, division="open")[0]) == []
-    assert rules_of(planned(backend={**backend, "model": "resnet50"})[0]) == []
-    assert rules_of(planned(backend={**backend, "model": "bert-large"})[0]) == ["reference_model"]
+
+
+@pytest.mark.parametrize("option", ["image_size", "window", "shape", "manifest", "max_ind_range"])
+def test_an_option_that_makes_other_samples_is_for_no_division(option: str) -> None:
+    fields = {"task": {"name": "imagenet", "path": "d", option: 8}, "division": "open"}
+    assert rules_of(planned(**fields)[0]) == ["data_set"]
+    assert f"task.{option} is set" in whys(**fields)[0]
+
+
+def test_photos_prepared_for_other_weights_are_found() -> None:
+    vgg = {"name": "imagenet", "path": "d", "preprocess": "vgg"}
+    assert rules_of(planned(task=vgg)[0]) == ["preprocessing"]
+    converted = {"engine": "torch", "model": "resnet50", "weights": "w", "options": {"normalize": "vgg"}}
+    assert rules_of(planned(task=vgg, backend=converted)[0]) == []
+    assert rules_of(planned(backend=converted)[0]) == ["preprocessing"]
+
+
+def test_a_score_without_true_answers_is_foretold() -> None:
+    fields = {"benchmark": "3d-unet-99", "round": "v1.0", "suite": "datacenter", "scenarios": ["Offline"]}
+    fields |= {"task": {"name": "brats", "path": "d"}, "loadgen": {"path": "l"}}
+    backend = {"engine": "torch", "model": "3d-unet-brats", "weights": "w"}
+    performance, accuracy = planned(**fields, backend=backend)
+    assert (rules_of(performance), rules_of(accuracy)) == ([], ["ground_truth"])
+    fields["task"] = {"name": "brats", "path": "d", "truth": "t"}
+    assert rules_of(planned(**fields, backend=backend)[1]) == []
+
+
+def test_another_data_set_of_the_right_size_is_found_where_the_round_knows_its_own() -> None:
+    found = load_round("v6.1")
+    own = found.benchmark("3d-unet-99").reference.identity
+    assert identity_findings(found, "3d-unet-99", {"identity": own}, 1) == []
+    assert [f.rule for f in identity_findings(found, "3d-unet-99", {"identity": "0" * 64}, 1)] == ["data_set"]
+    assert [f.rule for f in identity_findings(found, "3d-unet-99", {}, 1)] == ["data_set"]
+    assert identity_findings(found, "resnet", {}, 1) == []
+    old = load_round("v1.0")
+    assert identity_findings(old, "dlrm-99", {}, 89_137_319 * 39 * 4) == []
+    (wrong,) = identity_findings(old, "dlrm-99", {}, 89_137_318 * 39 * 4)
+    assert "day 23 first half" in wrong.why

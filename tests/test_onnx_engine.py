@@ -56,7 +56,7 @@ def weights(rng: np.random.Generator) -> np.ndarray:
 
 
 def opened(file: Path, max_batch: int = 4, **more: Any) -> Backend:
-    task = open_task("imagenet", {"generated": 8})
+    task = open_task("imagenet", {"generated": 8, "preprocess": "vgg"})
     options = {"engine": "onnx", "weights": str(file), "threads": 1, **more}
     return open_backend(options, task, max_batch)
 

@@ -30,7 +30,7 @@ def test_samples_are_the_photos_in_the_order_of_the_map(tmp_path: Path) -> None:
     library = open_task("imagenet", options).prepare(tmp_path / "cache")
     lines = [line.split() for line in (tmp_path / "data" / "val_map.txt").read_text().splitlines()]
     assert library.array("labels").tolist() == [int(label) for _, label in lines]
-    expected = [shrink_vgg(read_photo(tmp_path / "data" / name)) for name, _ in lines]
+    expected = [shrink_pytorch(read_photo(tmp_path / "data" / name)) for name, _ in lines]
     assert (all_of(library) == np.stack(expected)).all()
     assert library.meta["scorer"] == "top1" and library.meta["label_dtype"] == "float32"
 
@@ -121,12 +121,12 @@ def test_a_calibration_list_chooses_and_orders_the_samples(tmp_path: Path, with_
     (tmp_path / "list.txt").write_text("\n".join(lines) + "\n")
     task = open_task("imagenet", options | {"calibration": str(tmp_path / "list.txt")})
     library = task.prepare(tmp_path / "cache")
-    expected = [shrink_vgg(read_photo(tmp_path / "data" / name)) for name in names]
+    expected = [shrink_pytorch(read_photo(tmp_path / "data" / name)) for name in names]
     assert (all_of(library) == np.stack(expected)).all() and "scorer" not in library.meta
 
 
 def test_the_onnx_file_gets_the_references_bytes_and_its_1001_classes_are_mapped_back() -> None:
-    task: Any = open_task("imagenet", {"path": "x"})
+    task: Any = open_task("imagenet", {"path": "x", "preprocess": "vgg"})
     rows = np.random.default_rng(7).integers(0, 256, (2, 224, 224, 3), np.uint8)
     fed = task.onnx_inputs(rows, np.ones(2, np.int64))["input_tensor:0"]
     assert fed.dtype == np.float32 and fed.shape == (2, 3, 224, 224) and fed.flags.c_contiguous
@@ -139,11 +139,10 @@ def test_the_onnx_file_gets_the_references_bytes_and_its_1001_classes_are_mapped
     assert task.onnx_outputs({"output": scores[:, 1:]}, ones)[0].tolist() == [0, 999]
 
 
-def test_the_pytorch_profile_normalises_as_torchvision_does() -> None:
-    task: Any = open_task("imagenet", {"path": "x", "preprocess": "pytorch"})
-    fed = task.onnx_inputs(np.full((1, 224, 224, 3), 255, np.uint8), np.ones(1, np.int64))
-    white = fed["input_tensor:0"][0, :, 0, 0]
-    assert np.allclose(white, [(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225], rtol=1e-6)
+def test_the_onnx_file_refuses_photos_prepared_for_the_other_weights() -> None:
+    task: Any = open_task("imagenet", {"path": "x"})
+    with pytest.raises(TaskError, match="set task.preprocess: vgg"):
+        task.onnx_inputs(np.zeros((1, 224, 224, 3), np.uint8), np.ones(1, np.int64))
 
 
 @pytest.mark.parametrize(

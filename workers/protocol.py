@@ -19,10 +19,15 @@ from typing import NamedTuple
 import numpy as np
 
 MAGIC = b"LG"
-VERSION = 1
+VERSION = 2
 HEAD = struct.Struct("<2sBBIQII")  # magic, version, kind, epoch, number, count, extra
 STAGES = struct.Struct("<qqqII")  # started, computed, sent (worker's monotonic ns), batch size, response form
 SEGMENT = struct.Struct("<QqIIII")  # frame, received (worker's monotonic ns), count, form, start, reserved
+PLACE = struct.Struct("<QQ")  # offset and bytes of a blob in the memory that a worker shares with the test
+OFFER = struct.Struct("<QQ32s")  # process id, file descriptor in it, the token that the memory holds
+
+# Bits of an answer's response form.
+SIZED, INLINE, SHARED = 1, 2, 4
 
 # Blobs and samples up to this size travel in the head part: one part fewer costs less than one copy more.
 INLINE_BYTES = 4096
@@ -59,6 +64,9 @@ class Kind(IntEnum):
     ANSWER = 12  # worker
     FAIL = 13  # worker: text; it can answer nothing any more
     BYE = 14  # test: the test is over
+    SHARE = 15  # worker: memory of its own in which its large answers could lie (OFFER)
+    SHARED = 16  # test: `number` 1: it sees that memory, 0: it does not
+    FREE = 17  # test: it is done with the blob at offset `number`
 
 
 KINDS = {int(kind): kind for kind in Kind}
@@ -123,6 +131,7 @@ class Answer:
     sent_ns: int
     batch_size: int
     responses: Responses
+    shared_at: int | None = None  # the blob's offset in memory that both see; None: it travels
 
 
 def read_head(part: Buffer) -> Head:
@@ -218,8 +227,9 @@ def encode_answer(epoch: int, answer: Answer) -> list[Buffer]:
         table.append(SEGMENT.pack(s.frame, s.received_ns, s.count, form, start, 0))
         total += s.count
     r = answer.responses
-    inline = r.blob.nbytes <= INLINE_BYTES
-    form_bits = (0 if r.sizes is None else 1) | (2 if inline else 0)
+    shared = answer.shared_at is not None
+    inline = r.blob.nbytes <= INLINE_BYTES and not shared
+    form_bits = (0 if r.sizes is None else SIZED) | (INLINE if inline else 0) | (SHARED if shared else 0)
     head = [
         HEAD.pack(MAGIC, VERSION, Kind.ANSWER, epoch, total, len(table), sum(map(len, lists)) // 4),
         STAGES.pack(answer.started_ns, answer.computed_ns, answer.sent_ns, answer.batch_size, form_bits),
@@ -228,6 +238,8 @@ def encode_answer(epoch: int, answer: Answer) -> list[Buffer]:
     ]
     if r.sizes is not None:
         head.append(r.sizes.astype("<u8").tobytes())
+    if shared:
+        return [b"".join([*head, PLACE.pack(answer.shared_at, r.blob.nbytes)])]
     if inline:
         return [b"".join([*head, r.blob.tobytes()])]
     return [b"".join(head), r.blob.data]
@@ -245,8 +257,11 @@ def _form_of(positions: np.ndarray | range | None) -> tuple[Form, int, bytes | N
     return Form.LIST, 0, positions.astype("<u4").tobytes()
 
 
-def decode_answer(head: Head, parts: Sequence[Buffer]) -> Answer:
-    """Read ANSWER; the blob is a view, and nothing is allocated that the message does not carry."""
+def decode_answer(head: Head, parts: Sequence[Buffer], memory: np.ndarray | None = None) -> Answer:
+    """Read ANSWER; the blob is a view, and nothing is allocated that the message does not carry.
+
+    `memory` uint8 is what the worker shares with this side, None if nothing.
+    """
     first = parts[0]
     lists_at = HEAD.size + STAGES.size + head.count * SEGMENT.size
     if len(first) < lists_at or head.count == 0:
@@ -281,28 +296,32 @@ def decode_answer(head: Head, parts: Sequence[Buffer]) -> Answer:
         raise ProtocolError(
             f"an ANSWER states {head.number} samples ({head.extra} listed) and names {total} ({lists} listed)"
         )
-    responses = _decode_responses(parts, lists_at + 4 * lists, total, bits)
-    return Answer(segments, started, computed, sent, batch_size, responses)
+    responses, shared_at = _decode_responses(parts, lists_at + 4 * lists, total, bits, memory)
+    return Answer(segments, started, computed, sent, batch_size, responses, shared_at)
 
 
-def _decode_responses(parts: Sequence[Buffer], at: int, total: int, bits: int) -> Responses:
-    """Read the sizes and bytes that follow an answer's segments."""
+def _decode_responses(
+    parts: Sequence[Buffer], at: int, total: int, bits: int, memory: np.ndarray | None
+) -> tuple[Responses, int | None]:
+    """Read the sizes and bytes that follow an answer's segments, and where they are shared."""
     first = parts[0]
-    sizes = None
-    if bits & 1:
+    sizes = shared_at = None
+    if bits & SIZED:
         if at + 8 * total > len(first):
             raise ProtocolError("an ANSWER's list of sizes is cut short")
         sizes = np.frombuffer(first, "<u8", total, at).astype(np.int64)
         at += 8 * total
-    if bits & 2:
+    extra_parts = len(parts) - 1
+    if bits & SHARED:
+        shared_at, blob = _shared_blob(first, at, memory)
+    elif bits & INLINE:
         blob = np.frombuffer(first, np.uint8, -1, at) if at < len(first) else np.empty(0, np.uint8)
-        extra_parts = len(parts) - 1
     elif len(parts) >= 2 and at == len(first):
         blob = np.frombuffer(parts[1], np.uint8)
-        extra_parts = len(parts) - 2
+        extra_parts -= 1
     else:
         raise ProtocolError("an ANSWER does not carry the responses that it states")
-    if extra_parts or bits > 3:
+    if extra_parts or bits > SHARED | SIZED:
         raise ProtocolError("an ANSWER has parts that it does not state")
     if sizes is None:
         fits = blob.size % total == 0
@@ -311,4 +330,26 @@ def _decode_responses(parts: Sequence[Buffer], at: int, total: int, bits: int) -
         fits = int(sizes.min()) >= 0 and int(sizes.max()) <= blob.size and int(sizes.sum()) == blob.size
     if not fits:
         raise ProtocolError(f"an ANSWER's sizes do not add up to its {blob.size} bytes")
-    return Responses(blob, sizes)
+    return Responses(blob, sizes), shared_at
+
+
+def _shared_blob(first: Buffer, at: int, memory: np.ndarray | None) -> tuple[int, np.ndarray]:
+    """The offset and the bytes that an answer names in shared memory, which must hold them."""
+    if len(first) != at + PLACE.size:
+        raise ProtocolError("an ANSWER's place in shared memory is cut short")
+    offset, size = PLACE.unpack_from(first, at)
+    if memory is None:
+        raise ProtocolError("an ANSWER lies in shared memory, and its sender shares none with this test")
+    if offset + size > memory.size:
+        raise ProtocolError(
+            f"an ANSWER names bytes {offset} to {offset + size} of {memory.size} bytes of shared memory"
+        )
+    return offset, memory[offset : offset + size]
+
+
+def read_offer(body: bytes) -> tuple[int, int, bytes]:
+    """(process id, file descriptor, token) of a SHARE message."""
+    if len(body) != OFFER.size:
+        raise ProtocolError(f"a SHARE message has {len(body)} bytes instead of {OFFER.size}")
+    pid, descriptor, token = OFFER.unpack(body)
+    return pid, descriptor, token

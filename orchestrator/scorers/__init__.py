@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from orchestrator.accuracy import AccuracyError, AccuracyScore
@@ -24,10 +24,13 @@ _SCORERS = {
 _DISTRIBUTIONS = {"sklearn": "scikit-learn"}
 
 
-def score(accuracy_log: Path, library: Library, expected_count: int) -> AccuracyScore:
+def score(
+    accuracy_log: Path, library: Library, expected_count: int, only: Collection[int] | None = None
+) -> AccuracyScore:
     """Score an accuracy log by the scorer that the library names; AccuracyError says what cannot be scored.
 
-    Every index below `expected_count` must occur; of several answers to one, the first counts.
+    Every index below `expected_count` must occur; of several answers to one, the first counts. `only`: a log
+    of these samples alone, scored as the reference's script scores one.
     """
     name = library.meta.get("scorer")
     if name not in _SCORERS:
@@ -39,10 +42,10 @@ def score(accuracy_log: Path, library: Library, expected_count: int) -> Accuracy
             f"{expected_count} samples are to be scored, but the data set holds {library.count}"
         )
     try:
-        scorer: Callable[[Path, Library, int], AccuracyScore] = importlib.import_module(_SCORERS[name]).score
+        scorer: Callable[..., AccuracyScore] = importlib.import_module(_SCORERS[name]).score
     except ImportError as error:
         missing = _DISTRIBUTIONS.get(error.name or "", error.name)
         raise AccuracyError(
             f"scoring needs {missing}, which is not installed: pip install {missing}"
         ) from None
-    return scorer(Path(accuracy_log), library, expected_count)
+    return scorer(Path(accuracy_log), library, expected_count, only)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,9 @@ DTYPE = np.dtype("<f2")  # accuracy-brats.py: --output_dtype float16
 REGIONS = {"whole tumor": (1, 2, 3), "tumor core": (2, 3), "enhancing tumor": (3,)}
 
 
-def score(path: Path, library: Library, expected_count: int) -> AccuracyScore:
+def score(
+    path: Path, library: Library, expected_count: int, only: Collection[int] | None = None
+) -> AccuracyScore:
     """The mean of the three regions' mean Dice; one volume is in memory at a time."""
     if "truth.npy" not in library.files:
         mend = "set task.truth to the folder Task043_BraTS2019 and prepare it again"
@@ -34,18 +37,20 @@ def score(path: Path, library: Library, expected_count: int) -> AccuracyScore:
     size = CLASSES * math.prod(sides) * DTYPE.itemsize
     cases: dict[int, list[float]] = {}
     digest = hashlib.sha256()
-    for qsl_idx, data in first_answers(path, expected_count, digest):
+    for qsl_idx, data in first_answers(path, expected_count, digest, only):
         if len(data) != size:
             wanted = f"logits {DTYPE.name} {(CLASSES, *sides)} have {size}"
             raise AccuracyError(f"{path}: the response to sample {qsl_idx} has {len(data)} bytes, {wanted}")
         logits = np.frombuffer(data, DTYPE).reshape(CLASSES, *sides)
+        if np.isnan(logits).any():  # argmax would take one for the largest
+            raise AccuracyError(f"{path}: the response to sample {qsl_idx} holds numbers that are none (nan)")
         cases[qsl_idx] = _case(logits, truths.volume(qsl_idx), geometry[qsl_idx])
     found = np.array([cases[i] for i in sorted(cases)])
     means = [_rounded_mean(column) for column in found.T]
     value = sum(means) / len(means)
     regions = ", ".join(f"{name} = {mean:.4f}" for name, mean in zip(REGIONS, means, strict=True))
     line = f"Accuracy: mean = {value:.5f}, {regions}"
-    return AccuracyScore("DICE", value, "fraction", None, expected_count, line, digest.hexdigest())
+    return AccuracyScore("DICE", value, "fraction", None, len(cases), line, digest.hexdigest())
 
 
 def _case(logits: np.ndarray, truth: np.ndarray, geometry: np.ndarray) -> list[float]:

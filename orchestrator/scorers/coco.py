@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ ROW_NUMBERS = 7
 ROW_BYTES = 4 * ROW_NUMBERS
 
 
-def score(path: Path, library: Library, expected_count: int) -> AccuracyScore:
+def score(
+    path: Path, library: Library, expected_count: int, only: Collection[int] | None = None
+) -> AccuracyScore:
     """COCO's mAP over IoU .50 to .95 of the samples that the log holds (array "truth").
 
     The class of a row is a category_id or, where the library says `use_inv_map`, the how-manieth category.
@@ -34,14 +36,14 @@ def score(path: Path, library: Library, expected_count: int) -> AccuracyScore:
     found: list[dict[str, Any]] = []
     image_ids: list[int] = []
     digest = hashlib.sha256()
-    for qsl_idx, data in first_answers(path, expected_count, digest):
+    for qsl_idx, data in first_answers(path, expected_count, digest, only):
         image = images[qsl_idx]
         image_ids.append(image["id"])
         rows = _rows(path, qsl_idx, data)
         found += _detections(path, qsl_idx, rows, image, categories)
     value = 100.0 * _mean_average_precision(truth, found, image_ids)
     return AccuracyScore(
-        "mAP", value, "percent", None, expected_count, f"mAP={value:.3f}%", digest.hexdigest()
+        "mAP", value, "percent", None, len(image_ids), f"mAP={value:.3f}%", digest.hexdigest()
     )
 
 

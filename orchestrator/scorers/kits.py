@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,14 @@ KIDNEY, TUMOR = 1, 2
 SMOOTH = 1e-6  # get_dice_score: smooth_nr and smooth_dr, so that what is empty in both counts as 1
 
 
-def score(path: Path, library: Library, expected_count: int) -> AccuracyScore:
+def score(
+    path: Path, library: Library, expected_count: int, only: Collection[int] | None = None
+) -> AccuracyScore:
     """The mean over the cases of the mean of both Dice; one volume is in memory at a time."""
     truths = LabelVolumes(library)
     cases: dict[int, tuple[float, float]] = {}
     digest = hashlib.sha256()
-    for qsl_idx, data in first_answers(path, expected_count, digest):
+    for qsl_idx, data in first_answers(path, expected_count, digest, only):
         shape = truths.shape(qsl_idx)
         if len(data) != math.prod(shape):
             wanted = f"labels uint8 {shape} have {math.prod(shape)}"
@@ -39,7 +42,7 @@ def score(path: Path, library: Library, expected_count: int) -> AccuracyScore:
     value = float(found.mean(axis=1).mean())
     kidney, tumor = found.mean(axis=0).tolist()
     line = f"Accuracy: mean = {value:.5f}, kidney = {kidney:.4f}, tumor = {tumor:.4f}"
-    return AccuracyScore("DICE", value, "fraction", None, expected_count, line, digest.hexdigest())
+    return AccuracyScore("DICE", value, "fraction", None, len(cases), line, digest.hexdigest())
 
 
 def _dice(table: np.ndarray, label: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,14 @@ from workers.library import Library
 from workers.tasks.label_volumes import LabelVolumes
 
 
-def score(path: Path, library: Library, expected_count: int) -> AccuracyScore:
+def score(
+    path: Path, library: Library, expected_count: int, only: Collection[int] | None = None
+) -> AccuracyScore:
     """The mean Dice over the volumes; a mask that is empty in truth and answer counts as 1."""
     truths = LabelVolumes(library)
     found = np.zeros(expected_count)
     digest = hashlib.sha256()
-    for qsl_idx, data in first_answers(path, expected_count, digest):
+    for qsl_idx, data in first_answers(path, expected_count, digest, only):
         shape = truths.shape(qsl_idx)
         mask = np.frombuffer(data, np.uint8)
         if len(data) != math.prod(shape) or mask.max() > 1:
@@ -27,6 +30,7 @@ def score(path: Path, library: Library, expected_count: int) -> AccuracyScore:
             raise AccuracyError(f"{path}: the response to sample {qsl_idx} has {len(data)} bytes, {wanted}")
         both, total = overlap(confusion(mask, truths.volume(qsl_idx), 2), [1])
         found[qsl_idx] = 2.0 * both / total if total else 1.0
-    value = float(found.mean())
+    asked = range(expected_count) if only is None else sorted(only)
+    value = float(found[asked].mean())
     line = f"Accuracy: mean = {value:.5f}"
-    return AccuracyScore("DICE", value, "fraction", None, expected_count, line, digest.hexdigest())
+    return AccuracyScore("DICE", value, "fraction", None, len(asked), line, digest.hexdigest())

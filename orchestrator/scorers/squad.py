@@ -11,6 +11,7 @@ import json
 import re
 import string
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,12 +41,19 @@ class Span(NamedTuple):
     last: int
 
 
-def score(path: Path, library: Library, expected_count: int) -> AccuracyScore:
-    """F1 in percent over the questions of the first `expected_count` features."""
+def score(
+    path: Path, library: Library, expected_count: int, only: Collection[int] | None = None
+) -> AccuracyScore:
+    """F1 in percent over the questions of the first `expected_count` features.
+
+    With `only` some features all questions count, those without an answer as wrong, as in the script.
+    """
     digest = hashlib.sha256()
-    logits = read_logits(path, expected_count, digest)
+    logits = read_logits(path, expected_count, digest, only)
     features = library.array("features")[:expected_count]
     spans = best_spans(logits, features, library.array("may_start")[:expected_count])
+    if only is not None:
+        spans = [span if number in only else None for number, span in enumerate(spans)]
     truth = json.loads(library.array("truth").tobytes())
     asked = truth["questions"]
     if expected_count < library.count:
@@ -57,14 +65,15 @@ def score(path: Path, library: Library, expected_count: int) -> AccuracyScore:
         exact += max(plain(found) == plain(one) for one in wanted)
         f1 += max(word_f1(found, one) for one in wanted)
     exact, f1 = 100.0 * exact / len(asked), 100.0 * f1 / len(asked)
+    total = expected_count if only is None else len(only)
     line = json.dumps({"exact_match": exact, "f1": f1})
-    return AccuracyScore("F1", f1, "percent", None, expected_count, line, digest.hexdigest())
+    return AccuracyScore("F1", f1, "percent", None, total, line, digest.hexdigest())
 
 
-def read_logits(path: Path, count: int, digest: Any) -> np.ndarray:
+def read_logits(path: Path, count: int, digest: Any, only: Collection[int] | None = None) -> np.ndarray:
     """float32 (count, 384, 2); AccuracyError names a response that cannot be one."""
     logits = np.full((count, MAX_TOKENS, 2), NO_LOGIT, np.float32)
-    for qsl_idx, data in first_answers(path, count, digest):
+    for qsl_idx, data in first_answers(path, count, digest, only):
         if not data or len(data) % 8 or len(data) > MAX_TOKENS * 8:
             wanted = f"float32 logits of up to {MAX_TOKENS} tokens have {MAX_TOKENS * 8}, 8 a token"
             raise AccuracyError(f"{path}: the response to sample {qsl_idx} has {len(data)} bytes, {wanted}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import jiwer
@@ -16,7 +17,9 @@ from workers.library import Library
 TOKEN = np.dtype("<i8")
 
 
-def score(path: Path, library: Library, expected_count: int) -> AccuracyScore:
+def score(
+    path: Path, library: Library, expected_count: int, only: Collection[int] | None = None
+) -> AccuracyScore:
     """100 - WER in percent, which is what the checkers read; tokens are places in the library's vocabulary.
 
     Errors are substituted, deleted and inserted words of all transcripts, over all words of the truth (array
@@ -26,7 +29,7 @@ def score(path: Path, library: Library, expected_count: int) -> AccuracyScore:
     if not isinstance(vocabulary, str) or len(truth) < expected_count:
         raise AccuracyError(f"{library.folder} holds no vocabulary or too few transcripts; delete it")
     heard, said, digest = [], [], hashlib.sha256()
-    for qsl_idx, data in first_answers(path, expected_count, digest):
+    for qsl_idx, data in first_answers(path, expected_count, digest, only):
         heard.append(_text(path, qsl_idx, data, vocabulary))
         said.append(truth[qsl_idx])
     found = _errors(said, heard)
@@ -36,7 +39,7 @@ def score(path: Path, library: Library, expected_count: int) -> AccuracyScore:
     rate = found / words
     line = f"Word Error Rate: {rate * 100}%, accuracy={(1 - rate) * 100}%"
     value = (1 - rate) * 100
-    return AccuracyScore("WER", value, "percent", None, expected_count, line, digest.hexdigest())
+    return AccuracyScore("WER", value, "percent", None, len(said), line, digest.hexdigest())
 
 
 def _errors(said: list[str], heard: list[str]) -> int:

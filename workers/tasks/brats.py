@@ -32,7 +32,7 @@ from workers.tasks import (
 )
 from workers.tasks.label_volumes import keep_volumes
 from workers.tasks.reference_pickle import read_pickle
-from workers.tasks.sources import listing_digest, source_file, source_folder
+from workers.tasks.sources import identity_of, listing_digest, source_file, source_folder
 
 MODALITIES = 4
 CLASSES = 4
@@ -102,7 +102,8 @@ class BratsTask:
                 writer.add_array("geometry", np.array([fact["geometry"] for fact in facts], np.int64))
 
         # Without labels as well: the scorer then says what is missing.
-        meta |= {"scorer": "brats", "cases": [case.stem for case in cases]}
+        names = [case.stem for case in cases]
+        meta |= {"scorer": "brats", "cases": names, "identity": identity_of(self.name, sorted(names))}
         return prepare_library(cache / f"{self.name}-{digest[:16]}", self.name, build, meta)
 
     def _generate(self, cache: Path, meta: dict[str, Any]) -> Library:

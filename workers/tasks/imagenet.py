@@ -27,7 +27,7 @@ from workers.tasks.photos import (
     read_photo,
     refuse_missing,
 )
-from workers.tasks.sources import listing_digest, source_file, source_folder
+from workers.tasks.sources import identity_of, listing_digest, source_file, source_folder
 
 SIDE = 224
 SHORT_SIDE = 256  # 100 * 224 / 87.5 (dataset.py, resize_with_aspectratio)
@@ -39,15 +39,13 @@ RESPONSES = ("float32", "int32", "int64")
 # dataset.py, pre_process_vgg: the means of R, G and B that the ONNX file of the reference wants subtracted.
 VGG_MEAN = np.array([123.68, 116.78, 103.94], np.float32)
 # dataset.py, pre_process_imagenet_pytorch: of pixels in 0 to 1.
-PYTORCH_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-PYTORCH_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 class ImagenetTask:
     """ImageNet photos of `path`, or `generated` random ones; `preprocess` is that of the reference's profile.
 
-    vgg (profiles resnet50-tf and -onnxruntime) shrinks by cv2's INTER_AREA, pytorch (dataset
-    imagenet_pytorch) by Pillow's bilinear filter.
+    pytorch (profile resnet50-pytorch of today's reference, dataset imagenet_pytorch) shrinks by Pillow's
+    bilinear filter, vgg (profiles resnet50-tf and -onnxruntime) by cv2's INTER_AREA.
     """
 
     name = "imagenet"
@@ -60,7 +58,7 @@ class ImagenetTask:
             "generated": 0,
             "count": 0,
             "calibration": "",
-            "preprocess": "vgg",
+            "preprocess": "pytorch",
             "response": RESPONSES[0],
         }
         checked = check_options(self.name, options, known)
@@ -137,6 +135,7 @@ class ImagenetTask:
                 f"task {self.name!r}: {wrong}; bring what is missing or correct task.count", "count"
             )
         files = [photo for photo, _ in photos]
+        identity_of(self.name, [str(file) for file in files])
         refuse_missing(self.name, files, str(val_map))
         return photos, [val_map, *files]
 
@@ -171,12 +170,14 @@ class ImagenetTask:
         return random_samples(count, SAMPLE_BYTES)
 
     def onnx_inputs(self, rows: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
-        """What resnet50_v1.onnx takes: float32 NCHW, normalised as the profile of `preprocess` does it."""
-        x = rows.astype(np.float32)
-        if self.preprocess == "vgg":
-            x -= VGG_MEAN
-        else:
-            x = (x / np.float32(255) - PYTORCH_MEAN) / PYTORCH_STD
+        """What resnet50_v1.onnx takes: float32 NCHW, the mean subtracted."""
+        if self.preprocess != "vgg":
+            raise TaskError(
+                f"task {self.name!r}: the reference's ONNX file takes photos prepared as vgg; "
+                "set task.preprocess: vgg",
+                "preprocess",
+            )
+        x = rows.astype(np.float32) - VGG_MEAN
         return {"input_tensor:0": np.ascontiguousarray(x.transpose(0, 3, 1, 2))}
 
     def onnx_outputs(

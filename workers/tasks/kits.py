@@ -25,7 +25,7 @@ from workers.tasks import MOST_SAMPLES, WARM_UP_SEED, TaskError, check_options, 
 from workers.tasks.kits_volumes import IMAGE_FILE, LABELS_FILE, check_labels, image_of, labels_of
 from workers.tasks.label_volumes import keep_volumes
 from workers.tasks.reference_pickle import read_pickle
-from workers.tasks.sources import listing_digest, source_file, source_folder
+from workers.tasks.sources import identity_of, listing_digest, source_file, source_folder
 from workers.tasks.volume_samples import VOXEL, pack, unpack
 
 WINDOW = 128  # global_vars.py: ROI_SHAPE
@@ -94,7 +94,7 @@ class KitsTask:
             writer.add_all(cases, lambda case: pack(image(case)))
             keep_volumes(writer, map(labels, cases))
 
-        meta |= {"scorer": "kits", "cases": names}
+        meta |= {"scorer": "kits", "cases": names, "identity": identity_of(self.name, sorted(names))}
         return prepare_library(cache / f"{self.name}-{digest[:16]}", self.name, build, meta)
 
     def _generate(self, cache: Path, meta: dict[str, Any]) -> Library:

@@ -22,7 +22,7 @@ import soundfile
 from workers.library import Library, LibraryWriter, prepare_library
 from workers.protocol import Responses
 from workers.tasks import WARM_UP_SEED, TaskError, check_options
-from workers.tasks.sources import listing_digest, source_file, source_folder
+from workers.tasks.sources import identity_of, listing_digest, source_file, source_folder
 
 SAMPLE_RATE_HZ = 16000
 SAMPLE_BYTES = 4
@@ -86,12 +86,14 @@ class LibrispeechTask:
         }
         if self.generated:
             return self._generate(cache, meta)
-        utterances = self._utterances(source_folder(self.name, self.path))
+        folder = source_folder(self.name, self.path)
+        utterances = self._utterances(folder)
         for utterance in utterances:
             source_file(self.name, utterance.audio, "the manifest names it; convert the data set again")
         transcripts = [utterance.transcript for utterance in utterances]
         digest = listing_digest(json.dumps(transcripts), [utterance.audio for utterance in utterances])
-        meta |= {"source": self.path, "scorer": "wer"}
+        said = [f"{u.audio.relative_to(folder)} {u.transcript}" for u in utterances]
+        meta |= {"source": self.path, "scorer": "wer", "identity": identity_of(self.name, said)}
 
         def build(writer: LibraryWriter) -> None:
             writer.add_all(utterances, lambda utterance: decode(utterance.audio))

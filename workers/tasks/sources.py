@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from workers.installed import LocateError, locate
@@ -28,6 +28,17 @@ def source_file(task: str, path: Path, what: str, option: str = "path") -> Path:
     if not path.is_file():
         raise TaskError(f"task {task!r}: {path} is missing: {what}", option)
     return path
+
+
+def identity_of(task: str, entries: Sequence[str], option: str = "path") -> str:
+    """sha256 over what names each sample, in order: a round may know that of its own data set.
+
+    TaskError names one that stands twice, which would count double in the score.
+    """
+    if len(set(entries)) != len(entries):
+        twice = next(entry for number, entry in enumerate(entries) if entry in entries[:number])
+        raise TaskError(f"task {task!r}: {twice!r} stands twice in the data set's list", option)
+    return hashlib.sha256("\n".join(entries).encode()).hexdigest()
 
 
 def listing_digest(parameters: str, files: Iterable[Path]) -> str:
