@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _CHUNK_BYTES = 1 << 20
+_ENTRY_CHUNKS = 1 << 10  # 1 GiB; the largest real entry has 128 MB
 
 
 class AccuracyError(Exception):
@@ -57,9 +58,12 @@ def write_accuracy_txt(path: Path, scored: AccuracyScore) -> None:
     os.replace(partial, path)
 
 
-def first_answers(path: Path, expected_count: int, digest: Any = None) -> Iterator[Logged]:
+def first_answers(
+    path: Path, expected_count: int, digest: Any = None, only: Collection[int] | None = None
+) -> Iterator[Logged]:
     """The first answer to each sample, in the log's order; AccuracyError if one of `expected_count` has none.
 
+    `only`: the log holds these samples and no others.
     LoadGen fills MultiStream's last query up with samples that were asked before; the official scorers pass
     over them. `digest` (a hashlib object) is updated with the whole log.
     """
@@ -67,7 +71,10 @@ def first_answers(path: Path, expected_count: int, digest: Any = None) -> Iterat
     for logged in read_accuracy_log(path, digest):
         if _is_first(path, logged.qsl_idx, seen):
             yield logged
-    _check_all_seen(path, seen)
+    if only is None:
+        _check_all_seen(path, seen)
+    elif set(np.flatnonzero(seen).tolist()) != set(only):
+        raise AccuracyError(f"{path} does not hold the answers to {len(only)} samples that it should")
 
 
 def read_accuracy_log(path: Path, digest: Any = None) -> Iterator[Logged]:
@@ -97,6 +104,8 @@ def _entries(path: Path, read: Callable[[int], bytes], digest: Any) -> Iterator[
             yield _entry(path, count, brace + body + b"}")
             count, separator, pieces = count + 1, b",", []
         pieces.append(rest)
+        if len(pieces) > _ENTRY_CHUNKS:  # a file without braces must not fill the memory
+            raise _broken(path, count)
     end = b"".join(b"".join(pieces).split())
     if end != (b"]" if count else b"[]"):
         raise _broken(path, count)
