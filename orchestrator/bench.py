@@ -306,6 +306,7 @@ def offline(
     found = {
         "samples": record.driver["issued"],
         "samples_per_s": round(record.result.value or 0.0, 1),
+        "response_path": record.driver["response_path"],
         "gigabytes_per_s": round((record.result.value or 0.0) * response_bytes / 1e9, 3),
         "first_answer_s": start["first_answer"],
         "issue_s": start["first_issue"],

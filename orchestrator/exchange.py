@@ -17,6 +17,7 @@ import numpy as np
 from orchestrator.dispatch import Completion, Dispatcher, Ids, Loss, Lump, NoWorkers, PeerFault
 from orchestrator.lateness import IssueLog
 from orchestrator.link import Link, LinkDown
+from orchestrator.shared_answers import SharedAnswers
 from orchestrator.timings import COUNTERS, Timings
 from workers.library import Library
 from workers.protocol import (
@@ -52,6 +53,7 @@ class Exchange:
     """Carries samples between LoadGen's callbacks and the workers.
 
     `complete` reports a lump to LoadGen. `library` is given in value mode: its bytes travel with the indices.
+    `shared` knows whose large answers need not travel.
     `on_event` hears of losses and of the failure that ends the test; it must return at once.
     """
 
@@ -64,6 +66,7 @@ class Exchange:
         *,
         epoch: int,
         library: Library | None = None,
+        shared: SharedAnswers | None = None,
         issue_log: IssueLog | None = None,
         on_loss: Callable[[Loss], None] = lambda loss: None,
         on_failure: Callable[[str], None] = lambda reason: None,
@@ -75,6 +78,7 @@ class Exchange:
         self._complete = complete
         self._epoch = epoch
         self._library = library
+        self._shared = shared or SharedAnswers()
         self._issue_log = issue_log or IssueLog(0)
         self._on_loss = on_loss
         self._on_failure = on_failure
@@ -208,11 +212,15 @@ class Exchange:
         sends = self._dispatcher.sends(time.monotonic_ns())
         for send in sends:
             samples = () if self._library is None else self._library.samples(send.indices)
-            try:
-                self._link.send(send.worker, encode_work(self._epoch, send.frame, send.indices, samples))
-            except LinkDown as error:
-                self._lose(send.worker, str(error))
+            self._tell(send.worker, encode_work(self._epoch, send.frame, send.indices, samples))
         return bool(sends)
+
+    def _tell(self, worker: int, parts: list[Buffer]) -> None:
+        """Send a message; a worker that cannot be reached is lost."""
+        try:
+            self._link.send(worker, parts)
+        except LinkDown as error:
+            self._lose(worker, str(error))
 
     def _check(self, now_ns: int) -> None:
         """A few times a second: broken links, hangs, and the counters that others read."""
@@ -238,9 +246,13 @@ class Exchange:
                 self.foreign += 1
                 return
             if head.kind is Kind.ANSWER:
-                self._answer(worker, decode_answer(head, parts))
+                self._answer(worker, decode_answer(head, parts, self._shared.of(worker)))
                 return
             body = control_body(parts)
+            if head.kind is Kind.SHARE and seat.alive:
+                used = not self._dispatcher.issued and self._shared.accept(worker, body)
+                self._tell(worker, control(Kind.SHARED, self._epoch, int(used)))
+                return
         except (ProtocolError, PeerFault) as error:
             if not seat.alive:
                 return
@@ -258,13 +270,9 @@ class Exchange:
             seat.wire_s = min(seat.wire_s or rtt_s, rtt_s)
         if head.kind is Kind.HELLO:
             if body != seat.name.encode():
-                raise ExchangeFailed(
-                    f"worker '{_printable(body)}' connected in the place of worker {seat.name}"
-                )
-            try:
-                self._link.send(worker, control(Kind.WELCOME, self._epoch))
-            except LinkDown as error:
-                self._lose(worker, str(error))
+                who = _printable(body)
+                raise ExchangeFailed(f"worker '{who}' connected in the place of worker {seat.name}")
+            self._tell(worker, control(Kind.WELCOME, self._epoch))
         with self._changed:
             self._seen.setdefault(head.kind, {})[worker] = body
             self._changed.notify_all()
@@ -278,21 +286,19 @@ class Exchange:
             flight = flights.get(segment.frame)
             if flight is not None:
                 sent = (worker, segment.count, flight.issued_ns, flight.sent_ns)
-                back = (
-                    segment.received_ns,
-                    answer.started_ns,
-                    answer.computed_ns,
-                    answer.sent_ns,
-                    now,
-                    batch,
-                )
-                self._timings.add(*sent, *back)
+                times = answer.started_ns, answer.computed_ns, answer.sent_ns, now
+                self._timings.add(*sent, segment.received_ns, *times, batch)
                 batch = 0
         completion = self._dispatcher.answer(worker, answer, now)
         if completion is not None:
             if self._dispatcher.completed == len(completion.ids):
                 self._timings.board.set_total("first_done_ns", now)
             self._complete(completion)
+        if answer.shared_at is not None:
+            # LoadGen has read what it wants of it: QuerySamplesComplete has returned.
+            self._shared.answers += 1
+            if self._dispatcher.seats[worker].alive:
+                self._tell(worker, control(Kind.FREE, self._epoch, answer.shared_at))
 
     def _lose(self, worker: int, reason: str) -> None:
         """Book a loss; the samples move, or the test ends."""
@@ -317,12 +323,8 @@ class Exchange:
 
         def send() -> None:
             for i, seat in enumerate(self._dispatcher.seats):
-                if not seat.alive:
-                    continue
-                try:
-                    self._link.send(i, message)
-                except LinkDown as error:
-                    self._lose(i, str(error))
+                if seat.alive:
+                    self._tell(i, message)
 
         self._call(send)
         if missing := self._missing_after(timeout_s, reply):
@@ -363,10 +365,9 @@ class Exchange:
     def _say_bye(self) -> None:
         for i, seat in enumerate(self._dispatcher.seats):
             if seat.alive:
-                try:
+                # It may have gone just before the end; every sample is answered.
+                with contextlib.suppress(LinkDown):
                     self._link.send(i, control(Kind.BYE, self._epoch))
-                except LinkDown:
-                    continue  # it went just before the end; every sample is answered
         self._publish(time.monotonic_ns())
         self._running = False
 

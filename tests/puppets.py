@@ -13,6 +13,7 @@ from orchestrator.dispatch import Completion, Dispatcher, Loss
 from orchestrator.exchange import Exchange
 from orchestrator.local import LocalLink, LocalPort
 from orchestrator.pace import Pace
+from orchestrator.shared_answers import SharedAnswers
 from orchestrator.timings import Board, Timings
 from tests.processes import eventually
 from workers.backends.echo import EchoBackend, EchoOptions
@@ -96,6 +97,7 @@ class Table:
         self.board = Board(self.workers)
         seats = [(name, Pace([(1, 1e-4), (MAX_BATCH, 4e-4)], MAX_BATCH)) for name in self.names]
         self.dispatcher = Dispatcher(seats, on_loss=self.on_loss)
+        self.shared = SharedAnswers(range(self.workers))
         self.exchange = Exchange(
             self.link,
             self.dispatcher,
@@ -103,6 +105,7 @@ class Table:
             self.complete,
             epoch=EPOCH,
             library=self.library,
+            shared=self.shared,
             on_loss=self.losses.append,
             on_failure=self.failures.append,
         )

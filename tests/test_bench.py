@@ -69,6 +69,7 @@ def test_offline_tells_how_soon_the_first_answer_came(tmp_path: Path, local_ray:
     assert 0 < found["issue_s"] <= found["first_answer_s"]
     assert found["samples_per_s"] > 0
     assert found["max_rss_bytes"] > 1e6
+    assert found["response_path"] == "messages" and found["gigabytes_per_s"] > 0
 
 
 def test_sweep_prints_the_highest_rate_and_every_test(monkeypatch: pytest.MonkeyPatch) -> None:

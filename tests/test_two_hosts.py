@@ -12,6 +12,7 @@ import pytest
 from orchestrator.record import Record
 from tests import two_hosts as lan
 from tests.watched_run import WatchedRun, all_once, manifest
+from workers.answer_memory import LARGE_BYTES
 
 TIME_BUDGET_S = 45
 
@@ -94,7 +95,9 @@ def across(two_hosts_of_the_session: lan.Hosts, tmp_path_factory: pytest.TempPat
         hosts,
         tmp_path_factory.mktemp("across"),
         manifest("index", division="closed", runs="performance, accuracy", duration_ms=4000, qps=200),
-        manifest("approved", division="closed", dispatch="index_approval: agreed with the working group"),
+        manifest(
+            "approved", division="closed", dispatch="index_approval: agreed", response_bytes=LARGE_BYTES
+        ),
         manifest("value", division="closed", workers=2, placement="spread", dispatch="payload: value"),
         manifest("network", division="network", qps=400, dispatch="payload: value, security: none"),
     )
@@ -158,6 +161,17 @@ def test_indices_to_another_host_make_a_closed_run_unofficial_unless_approved_or
     approved, value = across.record("approved"), across.record("value")
     assert approved.payload_mode == "index" and reasons(approved, "payload") == []
     assert value.payload_mode == "value" and reasons(value, "payload") == []
+
+
+def test_large_answers_are_shared_by_the_worker_on_loadgens_host_and_travel_from_the_other(
+    across: Across,
+) -> None:
+    record = across.record("approved")
+    here, there = record.workers
+    assert (here.node, there.node) == tuple(host.address for host in across.hosts.hosts)
+    assert there.batches > 0 and record.driver["shared_answers"] == here.batches > 0
+    assert record.driver["response_path"] == "shared-memory"
+    assert across.record("index").driver["response_path"] == "messages"
 
 
 def test_the_network_division_names_its_nodes_and_sends_one_sample_a_frame(across: Across) -> None:

@@ -33,7 +33,7 @@ benchmark: resnet
 scenarios: [{scenarios}]
 runs: [{runs}]
 task: {{name: "null", count: {count}, sample_bytes: 64}}
-backend: {{engine: echo, service_time_us: {batch_us}}}
+backend: {{engine: echo, service_time_us: {batch_us}, response_bytes: {response_bytes}}}
 workers: {{where: ray, count: {workers}, placement: {placement}, max_batch: 8}}
 dispatch: {{{dispatch}}}
 loadgen:
@@ -49,6 +49,7 @@ USUAL: dict[str, Any] = {
     "runs": "performance",
     "count": 600,
     "batch_us": 2000,
+    "response_bytes": 4,
     "workers": 1,
     "placement": "per_node",
     "dispatch": "",

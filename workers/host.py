@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from workers.answer_memory import AnswerMemory, memory_for
 from workers.backends import Backend, open_backend
 from workers.bare import bare_loop
 from workers.batcher import Batcher
@@ -68,6 +69,7 @@ class Ticket:
     identity: str
     server_key: str | None
     io_threads: int = 1
+    near: bool = False  # the test runs on this host and may read large answers in this process's memory
 
 
 @dataclass
@@ -82,6 +84,8 @@ class WorkerHost:
     _keys: tuple[str, str] = ("", "")
     _worker: Worker | None = None
     _port: WakablePort | None = None
+    _memory: AnswerMemory | None = None
+    _refused: bool = False  # a test could not see it; the next could not either
     _thread: threading.Thread | None = None
     _quit: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -120,7 +124,7 @@ class WorkerHost:
             ticket.endpoint, ticket.identity.encode(), ticket.server_key, self._keys, ticket.io_threads
         )
         try:
-            worker = self.serve(ticket.epoch, port, detached)
+            worker = self.serve(ticket.epoch, port, detached, ticket.near)
         except WorkerError:
             port.close()
             raise
@@ -132,21 +136,23 @@ class WorkerHost:
                 raise WorkerError(f"worker {self.spec.name} could not attach to the test: {reason}")
             time.sleep(0.005)
 
-    def serve(self, epoch: int, port: WakablePort, detached: int | None = None) -> Worker:
+    def serve(self, epoch: int, port: WakablePort, detached: int | None = None, near: bool = False) -> Worker:
         """Serve one test over `port` in a thread; WorkerError if told to detach since `detached` was read."""
         with self._lock:
             self._detach()
             if detached is not None and detached != self._detached:
                 raise WorkerError(f"worker {self.spec.name} was told to leave the test before it had come")
-            return self._serve(epoch, port)
+            return self._serve(epoch, port, near)
 
-    def _serve(self, epoch: int, port: WakablePort) -> Worker:
+    def _serve(self, epoch: int, port: WakablePort, near: bool) -> Worker:
         if self._backend is None:
             raise WorkerError(f"worker {self.spec.name} has no model: load() comes first")
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         # A collection in mid-test is a latency of tens of milliseconds; a test makes no cycles worth one.
         gc.collect()
         gc.disable()
+        if near and not self._refused:
+            self._memory = memory_for(self._backend.answer_bytes, self._memory)
         batcher = Batcher(self.spec.max_batch, self.spec.batch_deadline_ns)
         self._port = port
         self._worker = Worker(
@@ -157,6 +163,7 @@ class WorkerHost:
             self._library,
             batcher,
             node_name=f"{self.spec.name}@{socket.gethostname()}",
+            memory=self._memory if near else None,
         )
         if self.spec.note_order:
             self._order = self._worker.order = []
@@ -186,6 +193,9 @@ class WorkerHost:
         port.close()
         gc.enable()
         self._worker = self._port = self._thread = None
+        if worker.refused:
+            self._refused = True
+            self._drop_memory()
         return {"samples": worker.samples, "ended": worker.ended}
 
     def replay(self) -> dict[str, Any]:
@@ -203,6 +213,11 @@ class WorkerHost:
             self._library = self._task.prepare(Path(self.spec.cache))
         return bare_loop(self._backend, self._library, order, self._task if self._task.ragged else None)
 
+    def _drop_memory(self) -> None:
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
+
     def watch(self) -> None:
         """Block until close(): a caller that waits on this hears at once when the process dies."""
         self._quit.wait()
@@ -210,6 +225,7 @@ class WorkerHost:
     def close(self) -> None:
         """Give the model back."""
         self.detach()
+        self._drop_memory()
         self._quit.set()
         if self._backend is not None:
             self._backend.close()

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from workers.answer_memory import LARGE_BYTES, AnswerMemory
 from workers.backends import Backend, BackendError, Batch, Done
 from workers.batcher import Batcher, Taken
 from workers.library import Library
@@ -63,7 +64,10 @@ class _Ticket:
 
 
 class Worker:
-    """Answers the samples of one test, epoch by epoch the same loop."""
+    """Answers the samples of one test, epoch by epoch the same loop.
+
+    `memory` is offered to the test: if it sees it too, large answers lie there and do not travel.
+    """
 
     def __init__(
         self,
@@ -75,18 +79,22 @@ class Worker:
         batcher: Batcher,
         node_name: str = "",
         clock: Callable[[], int] = time.monotonic_ns,
+        memory: AnswerMemory | None = None,
     ) -> None:
         self.name = name
         self.node_name = node_name
         self.epoch = epoch
         self.samples = 0
         self.ended: str | None = None  # why the loop ended; "bye" is the good end
+        self.refused = False  # the test does not see the memory that it was offered
         self.order: list[np.ndarray] | None = None  # a list collects the indices of every batch, for `bench`
         self._port = port
         self._backend = backend
         self._library = library
         self._batcher = batcher
         self._clock = clock
+        self._memory = memory
+        self._shared: AnswerMemory | None = None  # the memory, once the test sees it
         self._running = True
         self._welcome = False
         self._in_engine = 0
@@ -151,6 +159,14 @@ class Worker:
         """Handle everything that is not work."""
         if kind is Kind.WELCOME:
             self._welcome = True
+            # Ahead of the first PONG, so that it is open before the test begins.
+            if self._memory is not None:
+                self._port.send(control(Kind.SHARE, self.epoch, body=self._memory.offer()))
+        elif kind is Kind.SHARED:
+            self.refused = not number
+            self._shared = self._memory if number else None
+        elif kind is Kind.FREE and self._shared is not None:
+            self._shared.free(number)
         elif kind is Kind.PING:
             body = np.array([self._clock()], "<i8").tobytes()
             self._port.send(control(Kind.PONG, self.epoch, number, body))
@@ -193,7 +209,10 @@ class Worker:
             if self.order is not None:
                 self.order.append(taken.indices)
             self._in_engine += 1
-            self._backend.submit(Batch(taken.indices, samples, _Ticket(self, taken)))
+            batch = Batch(taken.indices, samples, _Ticket(self, taken))
+            if self._shared is not None:
+                batch.keep = self._shared.copy
+            self._backend.submit(batch)
             self._step()
             now = self._clock()
 
@@ -204,8 +223,19 @@ class Worker:
         n = len(taken.indices)
         _check_counts(done.responses, n)
         self.samples += n
-        answer = Answer(taken.segments, done.started_ns, done.computed_ns, self._clock(), n, done.responses)
+        shared_at = None if self._shared is None else self._place(self._shared, done.responses.blob)
+        times = done.started_ns, done.computed_ns, self._clock()
+        answer = Answer(taken.segments, *times, n, done.responses, shared_at)
         self._port.send(encode_answer(self.epoch, answer))
+
+    def _place(self, memory: AnswerMemory, blob: np.ndarray) -> int | None:
+        """Where the test finds an answer; None: it is small, or there is no room and it travels at once."""
+        offset = memory.hand_over(blob)
+        if offset is None and blob.size >= LARGE_BYTES:
+            # What the test has given back may wait unread behind a row of finished batches.
+            self._receive()
+            offset = memory.hand_over(blob)
+        return offset
 
 
 def _check_counts(responses: Responses, n: int) -> None:

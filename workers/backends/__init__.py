@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, TypeVar, get_type_hints
 
@@ -32,11 +32,15 @@ class BackendError(Exception):
 
 @dataclass(slots=True)
 class Batch:
-    """Samples computed together: `indices` int64 (n,), their bytes, and a ticket, handed back as it came."""
+    """Samples computed together: `indices` int64 (n,), their bytes, and a ticket, handed back as it came.
+
+    `keep` copies responses uint8 that lie in the engine's own buffers to where they may stay.
+    """
 
     indices: np.ndarray
     samples: list[memoryview]
     ticket: object
+    keep: Callable[[np.ndarray], np.ndarray] = np.copy
 
 
 @dataclass(slots=True)
@@ -54,6 +58,7 @@ class Backend(Protocol):
 
     max_batch: int
     needs_samples: bool  # False: Batch.samples may be empty
+    answer_bytes: int  # the responses of the largest batch so far, of warm-up too
 
     def load(self) -> dict[str, Any]:
         """Build the model; returns model_hash, weights, device, precision and versions, for comparison."""

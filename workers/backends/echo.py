@@ -47,6 +47,7 @@ class EchoBackend:
         self, options: EchoOptions, max_batch: int, clock: Callable[[], int] = time.monotonic_ns
     ) -> None:
         self.max_batch = max_batch
+        self.answer_bytes = max_batch * options.response_bytes
         self._options = options
         self._clock = clock
         self._rng = np.random.default_rng(options.seed)

@@ -12,6 +12,7 @@ import contextlib
 import os
 import queue
 import select
+import sys
 import threading
 import time
 from collections import deque
@@ -104,6 +105,7 @@ class SlotBackend:
         around: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
     ) -> None:
         self.max_batch = max_batch
+        self.answer_bytes = 0
         self.buckets = bucket_sizes(max_batch)
         self._name = name
         self._task = task
@@ -119,6 +121,7 @@ class SlotBackend:
         self._engine_free_ns = 0
         self._lead_ns = 0
         self._failure: BackendError | None = None
+        self._told_stuck = False
 
     def load(self) -> dict[str, Any]:
         """Load the network, then open the slots one after the other (CUDA captures must not overlap)."""
@@ -179,12 +182,17 @@ class SlotBackend:
         return self._fd
 
     def close(self) -> None:
-        """End the slots' threads; one that does not end in time is a daemon and dies with the process."""
+        """End the slots' threads; one that does not end in time is told of, and dies with the process."""
         for inbox in self._inboxes:
             inbox.put(None)
         for thread in self._threads:
             thread.join(JOIN_TIMEOUT_S)
-        if self._fd >= 0 and not any(t.is_alive() for t in self._threads):
+        stuck = [thread.name for thread in self._threads if thread.is_alive()]
+        if stuck and not self._told_stuck:
+            self._told_stuck = True
+            what = f"{self._name}: {', '.join(stuck)} did not end within {JOIN_TIMEOUT_S:g} s"
+            print(f"{what}; it goes on until the process ends", file=sys.stderr, flush=True)
+        if self._fd >= 0 and not stuck:
             os.close(self._fd)
             self._fd = -1
 
@@ -226,7 +234,8 @@ class SlotBackend:
         made = slot.compute(batch.samples)
         responses = self._task.respond(made.outputs, batch.indices, made.counts)
         if np.may_share_memory(responses.blob, made.outputs):
-            responses.blob = responses.blob.copy()  # the slot's buffer is overwritten by its next batch
+            responses.blob = batch.keep(responses.blob)  # the slot's next batch overwrites its buffer
+        self.answer_bytes = max(self.answer_bytes, responses.blob.size)
         done = Done(batch, responses, started, time.monotonic_ns())
         return _Finished(number, done, made.feed_s, made.compute_s)
 
