@@ -1,7 +1,11 @@
 """`loadgrid bench engine`: one worker's backend in a bare loop, and the same samples through LoadGrid.
 
-Both run in one worker that has loaded its model once: an Offline test with the official LoadGen, then the
+Both run in one worker that has loaded its model once: an Offline test with the official LoadGen, and the
 samples of that very test again in a bare loop and in full batches; so in turn, several times.
+
+In every second round the bare loop of a Ray worker comes first, with the samples of the test before: what
+changes with time, such as a GPU's clock, then favours neither. A local worker ends with its test: its loop
+always follows.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -21,6 +25,7 @@ from rich.console import Console as Terminal
 from rich.table import Table
 
 from orchestrator.campaign import EXIT_FAILED, Session
+from orchestrator.cluster import ClusterError, RayFleet
 from orchestrator.manifest import Manifest, load_manifest
 from orchestrator.paths import RunPaths
 from orchestrator.plan import plan
@@ -36,6 +41,9 @@ SIZING_TRIES = 5
 FIRST_BATCHES = 2
 MOST_SAMPLES = 50_000_000  # LoadGen keeps 200 bytes of each
 PATIENCE_S = 600.0
+# Rounds of a quiet machine differ by less: beyond it a remark is made.
+MOST_SPREAD = 0.05
+LOOP_FAILED = "the test through LoadGrid finished, but the bare loop failed"
 
 # What --json prints: name -> meaning and unit.
 FIELDS = {
@@ -53,13 +61,17 @@ FIELDS = {
     "samples": "samples of each test and of each bare loop",
     "samples_per_s_bare": "samples a second in the bare loop, median of the rounds",
     "samples_per_s_loadgrid": "samples a second of LoadGen's Offline result, median of the rounds",
-    "ratio": "samples_per_s_loadgrid / samples_per_s_bare",
+    "ratio": "samples_per_s_loadgrid / samples_per_s_bare of a round, median of the rounds",
+    "ratio_lowest": "the lowest of the rounds' ratios",
+    "ratio_highest": "the highest of the rounds' ratios",
+    "remark": f"said when the rounds' ratios lie more than {MOST_SPREAD:.0%} apart; else null",
     "rows_per_sample": "tokens, pairs or audio samples in a sample, mean; null: samples are all alike",
     "rows_per_s_bare": "rows a second in the bare loop; null as above",
     "rows_per_s_loadgrid": "rows a second through LoadGrid; null as above",
     "graphs": "CUDA graphs captured in each of the engine's slots; null: the engine has none",
     "open_s": "seconds that a slot's memory and graphs took before the tests; null: not measured",
-    "rounds": "of each round: samples_per_s_bare, samples_per_s_loadgrid, ratio, seconds_bare",
+    "rounds": "of each round: samples_per_s_bare, samples_per_s_loadgrid, ratio, seconds_bare, first (bare "
+    "or loadgrid)",
     "versions": "versions of the libraries that compute",
 }
 
@@ -81,9 +93,11 @@ class Replays(Quiet):
     def __init__(self, note: Callable[[str], None]) -> None:
         super().__init__(note)
         self.heard: list[dict[str, Any]] = []
+        self.replaying = False  # the test was over, and its bare loop began
 
     def event(self, event: dict[str, Any]) -> None:
         """Keep replays; say what Quiet says."""
+        self.replaying |= event["event"] == "replaying"
         if event["event"] == "replay":
             self.heard.append(event)
         super().event(event)
@@ -91,10 +105,11 @@ class Replays(Quiet):
 
 @dataclass(frozen=True)
 class Round:
-    """One test and the bare loop over its samples."""
+    """One test and the bare loop over its samples; `bare_first`: over those of the test before."""
 
     record: Record
     replay: dict[str, Any]
+    bare_first: bool = False
 
     @property
     def loadgrid(self) -> float:
@@ -106,13 +121,19 @@ class Round:
         """Samples a second of the bare loop."""
         return float(self.replay["samples"] / max(self.replay["seconds"], 1e-9))
 
-    def shown(self) -> dict[str, float]:
+    @property
+    def ratio(self) -> float:
+        """LoadGrid's share of the bare loop's speed."""
+        return self.loadgrid / self.bare
+
+    def shown(self) -> dict[str, Any]:
         """As --json prints it."""
         return {
             "samples_per_s_bare": round(self.bare, 3),
             "samples_per_s_loadgrid": round(self.loadgrid, 3),
-            "ratio": round(self.loadgrid / self.bare, 4),
+            "ratio": round(self.ratio, 4),
             "seconds_bare": round(self.replay["seconds"], 3),
+            "first": "bare" if self.bare_first else "loadgrid",
         }
 
 
@@ -124,6 +145,7 @@ class EngineBench:
         self._watcher = Replays(note)
         self._session = BenchSession(self.manifest, address, self._watcher)
         self._folder = folder
+        self._patience_s = PATIENCE_S
 
     def __enter__(self) -> EngineBench:
         self._session.__enter__()
@@ -132,19 +154,46 @@ class EngineBench:
     def __exit__(self, *_: object) -> None:
         self._session.__exit__()
 
-    def round(self, samples: int) -> Round:
-        """One Offline test of so many samples, then the bare loop; EngineBenchError if either fails."""
+    def round(self, samples: int, bare_first: bool = False) -> Round:
+        """One Offline test of so many samples and the bare loop; EngineBenchError if either fails.
+
+        `bare_first` needs a test of as many samples before it, and a Ray worker: else the loop follows.
+        """
+        fleet = self._session.fleet
+        if fleet is None:
+            record = self._test(samples)
+            return Round(record, self._heard())
+        if bare_first:
+            replay = self._replay(fleet)
+            return Round(self._test(samples), replay, bare_first=True)
+        return Round(self._test(samples), self._replay(fleet))
+
+    def _test(self, samples: int) -> Record:
+        """The test through LoadGrid; a local worker's loop is part of its process, and may end it."""
         manifest = sized(self.manifest, samples)
         spec = plan(manifest, load_round(manifest.round))[0]
+        self._watcher.heard, self._watcher.replaying = [], False
         record = self._session.run(spec, RunPaths.new(self._folder, "bench"))
+        if record.status == "failed" and self._watcher.replaying:
+            self._heard(record.reason)
         if record.status != "finished" or not record.result.value:
             raise EngineBenchError(f"the test through LoadGrid {record.status}: {record.reason}")
-        fleet = self._session.fleet
-        if fleet is not None:
-            self._watcher.heard += fleet.replay(PATIENCE_S + 4 * record.wall_s)
-        if not self._watcher.heard:
-            raise EngineBenchError("the worker did not finish its bare loop")
-        return Round(record, self._watcher.heard.pop())
+        self._patience_s = PATIENCE_S + 4 * record.wall_s
+        return record
+
+    def _heard(self, otherwise: str = "it was not heard of") -> dict[str, Any]:
+        """What a local worker said of its bare loop."""
+        replay = self._watcher.heard[-1] if self._watcher.heard else {"failed": otherwise}
+        if "failed" in replay:
+            raise EngineBenchError(f"{LOOP_FAILED}: {replay['failed']}")
+        return replay
+
+    def _replay(self, fleet: RayFleet) -> dict[str, Any]:
+        """The bare loop of the Ray worker over the samples of its last test."""
+        try:
+            return fleet.replay(self._patience_s)[0]
+        except ClusterError as error:
+            raise EngineBenchError(f"{LOOP_FAILED}: {error}") from None
 
     def samples_for(self, seconds: float) -> int:
         """How many samples the bare loop computes in so many seconds, in whole batches."""
@@ -180,6 +229,7 @@ def summary(manifest: Manifest, rounds: list[Round]) -> dict[str, Any]:
     worker = rounds[-1].record.workers[0]
     facts, replay = worker.facts, rounds[-1].replay
     bare, loadgrid = median(r.bare for r in rounds), median(r.loadgrid for r in rounds)
+    ratio, lowest, highest = spread([r.ratio for r in rounds])
     rows = None if replay["rows"] is None else replay["rows"] / replay["samples"]
     return {
         "manifest": manifest.name,
@@ -194,12 +244,31 @@ def summary(manifest: Manifest, rounds: list[Round]) -> dict[str, Any]:
         "samples": replay["samples"],
         "samples_per_s_bare": round(bare, 3),
         "samples_per_s_loadgrid": round(loadgrid, 3),
-        "ratio": round(loadgrid / bare, 4),
+        "ratio": round(ratio, 4),
+        "ratio_lowest": round(lowest, 4),
+        "ratio_highest": round(highest, 4),
+        "remark": remark(ratio, lowest, highest),
         "rows_per_sample": rows and round(rows, 3),
         "rows_per_s_bare": rows and round(rows * bare, 1),
         "rows_per_s_loadgrid": rows and round(rows * loadgrid, 1),
         "rounds": [r.shown() for r in rounds],
     }
+
+
+def spread(ratios: Sequence[float]) -> tuple[float, float, float]:
+    """Median, lowest and highest."""
+    return median(ratios), min(ratios), max(ratios)
+
+
+def remark(ratio: float, lowest: float, highest: float) -> str | None:
+    """What to think of rounds that lie far apart; None if they do not."""
+    apart = (highest - lowest) / ratio
+    if apart <= MOST_SPREAD:
+        return None
+    return (
+        f"the rounds' ratios lie {apart:.0%} apart: something else used the machine, or its clock changed; "
+        "measure again, with more --seconds and --rounds"
+    )
 
 
 def engine(
@@ -227,9 +296,9 @@ def engine(
             note("how many samples fill the time?")
             samples = bench.samples_for(seconds)
             for number in range(rounds):
-                done.append(bench.round(samples))
-                shown = done[-1].shown()
-                note(f"round {number + 1}: {', '.join(f'{key} {value:,}' for key, value in shown.items())}")
+                done.append(bench.round(samples, bare_first=number % 2 == 1))
+                shown = [f"{key} {_said(value)}" for key, value in done[-1].shown().items()]
+                note(f"round {number + 1}: {', '.join(shown)}")
     except EngineBenchError as error:
         typer.echo(f"loadgrid: {error}", err=True)
         raise typer.Exit(EXIT_FAILED) from None
@@ -246,5 +315,9 @@ def _show(found: dict[str, Any]) -> None:
         value = found[name]
         if name in ("rounds", "versions") or value is None:
             continue
-        table.add_row(name, f"{value:,}" if isinstance(value, int | float) else str(value), meaning)
+        table.add_row(name, _said(value), meaning)
     Terminal().print(table)
+
+
+def _said(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int | float) else str(value)

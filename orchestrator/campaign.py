@@ -11,10 +11,19 @@ from typing import Any, Protocol
 
 from orchestrator import cluster
 from orchestrator.evidence import Crew, Evidence
+from orchestrator.findings_manifest import needs_own_generator
 from orchestrator.manifest import Manifest
 from orchestrator.order import LocalWorker, Seat, TestOrder
 from orchestrator.pace import even_warm_ups
-from orchestrator.paths import MANIFEST, RECORD, USER_CONF, RunPaths, cache_dir, write_atomically
+from orchestrator.paths import (
+    AUDIT_CONFIG,
+    MANIFEST,
+    RECORD,
+    USER_CONF,
+    RunPaths,
+    cache_dir,
+    write_atomically,
+)
 from orchestrator.plan import TestSpec, plan
 from orchestrator.prepare import open_library
 from orchestrator.provenance import commit_of
@@ -152,6 +161,8 @@ class Session:
         paths = run.test(spec.name)
         folder = paths.begin()
         write_atomically(folder / USER_CONF, spec.user_conf.encode())
+        if spec.audit_config:
+            write_atomically(folder / AUDIT_CONFIG, spec.audit_config.encode())
         order = self._order(spec, folder, seats)
         self.watcher.test_began(spec, [seat.name for seat in order.workers])
         started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
@@ -189,10 +200,11 @@ class Session:
             name=spec.name,
             epoch=secrets.randbelow(2**32 - 1) + 1,
             out_dir=str(folder.absolute()),
+            asker="fixed_interval" if needs_own_generator(m, self.round, spec.scenario) else "loadgen",
             loadgen_path=m.loadgen_folder(),
             conf_model=spec.conf_model,
             scenario=spec.scenario,
-            test="accuracy" if spec.test == "accuracy" else "performance",
+            test=spec.mode,
             conf_file=str((folder / USER_CONF).absolute()),
             attributes=spec.attributes,
             expected=spec.settings,
@@ -227,8 +239,16 @@ class Session:
         warm_ups = dict(zip(facts, even_warm_ups(self.fleet.facts), strict=True))
         secure = self.manifest.dispatch.security == "curve"
         keys = self.fleet.keys(self.stop) if secure else dict.fromkeys(self.fleet.names, "")
+        # The Network division is about the network: there every answer travels.
+        here = None if self.manifest.division == "network" else cluster.node_address()
         return [
-            Seat(name=n, public_key=k, warm_up=warm_ups[n], max_batch=facts[n]["max_batch"])
+            Seat(
+                name=n,
+                public_key=k,
+                warm_up=warm_ups[n],
+                max_batch=facts[n]["max_batch"],
+                near=facts[n]["node"] == here,
+            )
             for n, k in keys.items()
         ]
 
@@ -268,6 +288,9 @@ def exit_code(records: Sequence[Record], interrupted: bool) -> int:
         return EXIT_FAILED
     below = any(r.accuracy is not None and not r.accuracy.reached for r in records)
     invalid = any(
-        r.result.errors or (r.kind == "performance" and r.result.valid is not True) for r in records
+        r.result.errors or (r.kind == "performance" and r.result.valid is not True)
+        for r in records
+        if r.kind != "compliance"
     )
-    return EXIT_INVALID if below or invalid else EXIT_VALID
+    refused = any(r.audit is not None and not r.audit.good for r in records)
+    return EXIT_INVALID if below or invalid or refused else EXIT_VALID

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,7 +13,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from orchestrator import __version__, bench, cluster, doctor
+from orchestrator import __version__, bench, cluster, doctor, log_command, streams_command
+from orchestrator.audit import with_compliance
 from orchestrator.campaign import (
     EXIT_INTERRUPTED,
     EXIT_SETUP,
@@ -31,7 +34,7 @@ from orchestrator.paths import write_json
 from orchestrator.plan import PlanError
 from orchestrator.preflight import check_files, check_names, why_not_writable
 from orchestrator.prepare import check_digest, prepare, same_data
-from orchestrator.rules import RulesError
+from orchestrator.rules import RulesError, load_round
 from orchestrator.stop import Interrupted, Stop
 from orchestrator.suiteview import Part, show_campaign
 from workers.library import Library
@@ -43,20 +46,30 @@ app = typer.Typer(
     help="MLPerf Inference on a cluster: the official LoadGen over workers that Ray places.",
 )
 app.add_typer(bench.app, name="bench")
+app.command("log")(log_command.show)
+app.command("multistream")(streams_command.search)
 
 Manifests = Annotated[
     list[Path], typer.Argument(help="Manifest files (YAML), or folders of them.", show_default=False)
 ]
 RunsDir = Annotated[Path, typer.Option(help="Where evidence is written.")]
+Compliance = Annotated[
+    bool, typer.Option("--compliance", help="Also the compliance tests that the closed division asks for.")
+]
 Address = Annotated[
     str, typer.Option(help="Ray: 'local' starts one here, 'auto' finds a running one, or HOST:PORT.")
 ]
 
 
 @app.command()
-def run(manifests: Manifests, runs_dir: RunsDir = Path("runs"), address: Address = "local") -> None:
+def run(
+    manifests: Manifests,
+    runs_dir: RunsDir = Path("runs"),
+    address: Address = "local",
+    compliance: Compliance = False,
+) -> None:
     """Run every test of one or more manifests and write their records."""
-    loaded = [load_manifest(path) for path in manifest_files(manifests)]
+    loaded = _loaded(manifests, compliance)
     for manifest in loaded:
         check_names(manifest)
         check_files(manifest, address)
@@ -70,6 +83,15 @@ def run(manifests: Manifests, runs_dir: RunsDir = Path("runs"), address: Address
             raise typer.Exit(EXIT_INTERRUPTED)
     # Of several runs the worst decides, by the order of the codes.
     raise typer.Exit(max(codes))
+
+
+def _loaded(manifests: list[Path], compliance: bool) -> list[Manifest]:
+    """The manifests; with `compliance` each with all runs that a closed submission needs."""
+    loaded = [load_manifest(path) for path in manifest_files(manifests)]
+    if not compliance:
+        return loaded
+    runs = [with_compliance(load_round(m.round), m.benchmark, m.runs) for m in loaded]
+    return [m.model_copy(update={"runs": wanted}) for m, wanted in zip(loaded, runs, strict=True)]
 
 
 def _run_one(manifest: Manifest, runs_dir: Path, address: str, stop: Stop) -> int:
@@ -86,9 +108,9 @@ def _run_one(manifest: Manifest, runs_dir: Path, address: str, stop: Stop) -> in
 
 
 @app.command("plan")
-def plan_command(manifests: Manifests) -> None:
+def plan_command(manifests: Manifests, compliance: Compliance = False) -> None:
     """Show what would run, with which settings, and every rule that is broken; of a folder in one table."""
-    loaded = [load_manifest(path) for path in manifest_files(manifests)]
+    loaded = _loaded(manifests, compliance)
     parts = [Part(manifest, check_names(manifest)) for manifest in loaded]
     if any(path.is_dir() for path in manifests):
         show_campaign(", ".join(map(str, manifests)), parts, open_terminal())
@@ -180,6 +202,24 @@ def _guarded(call: Callable[[], int]) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _complain(f"{where}{error.strerror or error}", EXIT_SETUP)
+    except (typer.Exit, typer.Abort, typer.BadParameter):
+        raise  # typer's own ways to end
+    except Exception as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        fault = "this is a fault of LoadGrid, please report it"
+        return _complain(f"unexpected error: {what} ({fault}{_kept_traceback(error)})", EXIT_SETUP)
+
+
+def _kept_traceback(error: Exception) -> str:
+    """' with FILE', a new file that holds the error's traceback; nothing where none can be written."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="loadgrid-error-", suffix=".txt", encoding="utf-8", errors="replace", delete=False
+        ) as file:
+            file.writelines(traceback.format_exception(error))
+    except OSError:
+        return ""
+    return f" with {file.name}"
 
 
 def _complain(text: str, code: int) -> int:

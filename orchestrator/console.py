@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.manifest import Manifest
-from orchestrator.phrases import bar, clock, duration, loss_story, ms, plural, rate
+from orchestrator.phrases import bar, clock, duration, loss_story, ms, plural, rate, verdict
 from orchestrator.plan import TestSpec
 from orchestrator.planview import show_plan
 from orchestrator.preparing import Preparing
@@ -69,14 +69,19 @@ def open_terminal() -> Terminal:
 
 
 class Console:
-    """Watches a campaign and tells it. `clock_s` counts seconds, `wall` gives the time of day for a log."""
+    """Watches a campaign and tells it. `clock_s` counts seconds, `wall` gives the time of day for a log.
+
+    With `brief` a test that ended is one line and not a report.
+    """
 
     def __init__(
         self,
         terminal: Terminal | None = None,
         clock_s: Callable[[], float] = time.monotonic,
         wall: Callable[[], str] = lambda: time.strftime("%H:%M:%S"),
+        brief: bool = False,
     ) -> None:
+        self._brief = brief
         self._terminal = terminal or open_terminal()
         self._clock_s = clock_s
         self._wall = wall
@@ -181,7 +186,10 @@ class Console:
         """A test's record is written."""
         self._progress = self._board = None
         self.close()
-        self._terminal.print(test_report(record, folder))
+        if self._brief:
+            self._say(f"{record.test}: {verdict(record).word}, files in {folder}")
+        else:
+            self._terminal.print(test_report(record, folder))
 
     def ended(self, records: Sequence[Record], folder: Path) -> None:
         """The run is over."""
@@ -204,7 +212,8 @@ class Console:
             return
         self._phase = PHASES[phase]
         if not self._terminal.is_terminal and self._progress is not None:
-            self._say(f"{self._progress.spec.name} ({self._number} of {self._count}): {self._phase}")
+            where = f" ({self._number} of {self._count})" if self._count else ""
+            self._say(f"{self._progress.spec.name}{where}: {self._phase}")
 
     def _say(self, text: str, style: str = "") -> None:
         """A line that stays: above the live view, or with the time of day in a log."""

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.accuracy import AccuracyError, write_accuracy_txt
+from orchestrator.audit import validate
+from orchestrator.audit_verify import Case, verify
 from orchestrator.findings import Finding
-from orchestrator.findings_data import library_findings
+from orchestrator.findings_data import identity_findings, library_findings
 from orchestrator.findings_manifest import (
     index_to_remote_finding,
     network_on_one_host_finding,
@@ -23,12 +25,13 @@ from orchestrator.order import TestOrder
 from orchestrator.paths import ACCURACY_LOG, ACCURACY_TXT, DETAIL
 from orchestrator.plan import TestSpec
 from orchestrator.provenance import versions
-from orchestrator.record import Accuracy, LossRecord, Record, worker_records
+from orchestrator.record import Accuracy, Audit, LossRecord, Record, worker_records
 from orchestrator.rules import Round
 from orchestrator.scorers import score
 from orchestrator.supervise import Outcome
 from orchestrator.verdict import (
     doubts_about_workers,
+    doubts_of,
     missing_evidence,
     result_of,
     shown_otherwise,
@@ -44,6 +47,8 @@ FROM_RESULT = (
     "max_rss_bytes",
     "rss_growth_bytes",
     "foreign_answers",
+    "response_path",
+    "shared_answers",
 )
 
 
@@ -78,16 +83,18 @@ class Evidence:
         accuracy = self._score(spec, outcome, folder)
         result = result_of(spec, detail, outcome.status == "finished")
         hashes, loadgen = self._hashes(spec), self._loadgen(detail, outcome)
+        audit = self._verify(spec, outcome, folder)
         findings = [*spec.broken_rules, *self._run_time_findings(spec, crew, loadgen)]
         missing = [
             *shown_otherwise(spec, detail),
+            *(validate(spec.settings, spec.audit, detail.values) if outcome.status == "finished" else []),
             *doubts_about_workers(crew.facts, crew.differences, crew.absent, outcome),
             *missing_evidence(crew.facts, self.manifest.backend.engine, hashes, self.commit, loadgen),
         ]
-        because = unofficial_because(spec, outcome, result, accuracy, findings, missing)
+        because = unofficial_because(spec, outcome, result, accuracy, findings, [*missing, *doubts_of(audit)])
         return Record(
             test=spec.name,
-            kind=order.test,
+            kind="compliance" if spec.is_audit else order.test,
             run=self.run,
             round=spec.round,
             suite=spec.suite,
@@ -100,6 +107,7 @@ class Evidence:
             unofficial_because=because,
             result=result,
             accuracy=accuracy,
+            audit=audit,
             settings=spec.settings,
             seeds=spec.seeds,
             payload_mode=order.payload,
@@ -144,13 +152,23 @@ class Evidence:
             found += plan_findings_for_loadgen(loadgen["version"], loadgen["sha256"], self.round)
         told = {finding.rule for finding in spec.broken_rules}
         drawn = spec.performance_sample_count or 0
-        sized = library_findings(self.round, spec.benchmark, spec.test, self.library.count, drawn)
-        found = [finding for finding in [*found, *sized] if finding.rule not in told]
+        sized = library_findings(self.round, spec.benchmark, spec.mode, self.library.count, drawn)
+        own = identity_findings(self.round, spec.benchmark, self.library.meta, int(self.library.sizes.sum()))
+        found = [finding for finding in [*found, *sized, *own] if finding.rule not in told]
         placed = (
             index_to_remote_finding(self.manifest, self.round, crew.remote_hosts),
             network_on_one_host_finding(self.manifest, self.round, crew.near),
         )
         return [*found, *(finding for finding in placed if finding is not None)]
+
+    def _verify(self, spec: TestSpec, outcome: Outcome, folder: Path) -> Audit | None:
+        """Verify a compliance test that ended well, against the tests that ran before it."""
+        if not spec.is_audit or outcome.status != "finished":
+            return None
+        benchmark = self.round.benchmark(spec.benchmark)
+        return verify(
+            Case(self.round, benchmark, spec.scenario, spec.test, folder, folder.parent, self.library)
+        )
 
     def _score(self, spec: TestSpec, outcome: Outcome, folder: Path) -> Accuracy | None:
         """Score an accuracy test that ended well; a log that cannot be scored fails the test."""

@@ -16,6 +16,8 @@ def expected_samples(spec: TestSpec) -> int | None:
     if spec.scenario == "Offline":
         return offline_samples_per_query(settings, spec.performance_sample_count or 0)
     if spec.scenario == "Server":
+        if _each_once(spec):
+            return spec.performance_sample_count
         return expected_queries(spec.scenario, settings)
     return None
 
@@ -29,7 +31,8 @@ def expected_s(spec: TestSpec) -> float | None:
     elif spec.test == "accuracy":
         seconds = None
     else:
-        seconds = int(settings["min_query_count"]) * _expected_query_s(spec)
+        fewest = spec.performance_sample_count if _each_once(spec) else None
+        seconds = (fewest or int(settings["min_query_count"])) * _expected_query_s(spec)
     if seconds is None or spec.test == "accuracy":
         return seconds
     seconds = max(seconds, shortest_s(spec))
@@ -39,9 +42,14 @@ def expected_s(spec: TestSpec) -> float | None:
 
 def shortest_s(spec: TestSpec) -> float:
     """min_duration, which a performance test must reach; Offline's has it in its number of samples."""
-    if spec.test == "accuracy" or spec.scenario == "Offline":
+    if spec.test == "accuracy" or spec.scenario == "Offline" or _each_once(spec):
         return 0.0
     return float(spec.settings["min_duration_ms"]) / 1000
+
+
+def _each_once(spec: TestSpec) -> bool:
+    """Whether the test ends when every loaded sample was asked once (TEST04-A of the old rounds)."""
+    return bool(spec.settings["performance_issue_unique"])
 
 
 def _expected_query_s(spec: TestSpec) -> float:

@@ -13,8 +13,15 @@ NETWORK_SCENARIOS = ("Server", "Offline")
 REQUIRED_SCENARIO = "required_scenario"  # the one rule that another manifest can keep in this one's place
 
 
-def manifest_findings(found: Round, benchmark: Benchmark, manifest: Manifest) -> Iterator[Finding]:
-    """What the manifest breaks in every test of it."""
+def needs_own_generator(manifest: Manifest, found: Round, scenario: str) -> bool:
+    """Whether LoadGrid itself must ask: MultiStream of the old rounds, without their own LoadGen."""
+    return scenario == "MultiStream" and found.fixed_interval_multistream and manifest.loadgen.path is None
+
+
+def manifest_findings(
+    found: Round, benchmark: Benchmark, manifest: Manifest, scenario: str
+) -> Iterator[Finding]:
+    """What the manifest breaks in every test of this scenario."""
     division = manifest.division
     if division not in found.divisions:
         yield Finding(
@@ -30,7 +37,15 @@ def manifest_findings(found: Round, benchmark: Benchmark, manifest: Manifest) ->
             why=f"accuracy_target replaces {benchmark.accuracy.target}; only the open division may",
             source=f"{found.name} benchmarks.{benchmark.name}.accuracy",
         )
-    if manifest.loadgen.path is None:
+    if needs_own_generator(manifest, found, scenario):
+        yield Finding(
+            rule="loadgen",
+            why="LoadGrid's own fixed-interval generator asks, for LoadGen 6 has no MultiStream of round "
+            f"{found.name}; for an official result name the folder of LoadGen {found.loadgen.tag} in "
+            "loadgen.path",
+            source=f"{found.name} loadgen.versions",
+        )
+    elif manifest.loadgen.path is None:
         yield from plan_findings_for_loadgen("6.0.17", None, found)
 
 

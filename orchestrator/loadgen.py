@@ -6,7 +6,7 @@
   them.)
 - An exception in a callback aborts the process: every callback is contained here.
 - StartTest reads `audit.config` from the working directory unless another path is named: it always is. Old
-  cannot be told another path, so it runs only where none lies.
+  cannot be told another path, so it runs only where none lies but the test's own.
 - Ids are pointers that LoadGen reuses; completing a stale one completes another sample, or crashes.
 - A response's buffer is read during QuerySamplesComplete only.
 - The embedded settings are wrong for rounds v1.0 and v1.1: rounds/*.yaml carries the overrides.
@@ -47,6 +47,8 @@ POOL_SIZE = 8192
 STEADY_BYTES = 64
 # No user address is above, on any 64-bit machine: x86 has 47 or 56 bits of them, aarch64 48 or 52.
 USER_SPACE = 2**56
+# Old reads it from a conf file and has no attribute that shows it: its detail log does (audit.validate).
+OLD_HIDES = {"accuracy_log_sampling_target"}
 FIELD_WORDS = {"id": 0, "data": 1, "size": 2}
 
 
@@ -283,7 +285,8 @@ class LoadGen:
         """How a setting differs from what was planned, None if it does not."""
         if not hasattr(settings, name):
             # What an old LoadGen cannot do it does not do: that is what 0 and False say.
-            return None if self.old and not value else f"{name} does not exist and should be {value!r}"
+            lacking = f"{name} does not exist and should be {value!r}"
+            return None if self.old and (not value or name in OLD_HIDES) else lacking
         seen = getattr(settings, name)
         return None if _same(seen, value) else f"{name} is {seen!r} instead of {value!r}"
 
@@ -300,7 +303,8 @@ class LoadGen:
         audit: tuple[str, ...] = (str(out_dir / "audit.config"),)
         if self.old:
             audit = ()
-            if Path("audit.config").exists():
+            # In the test's own folder nobody but the plan of a compliance test puts one.
+            if Path("audit.config").exists() and not Path.cwd().samefile(out_dir):
                 raise LoadGenError(
                     f"an audit.config lies in {Path.cwd()}, and this LoadGen would obey it: remove it"
                 )

@@ -29,6 +29,9 @@ HOUR_MS = 3600 * 1000.0
 SEED_WORDS = ("qsl_rng_seed", "sample_index_rng_seed", "schedule_rng_seed")
 
 
+Run = Literal["performance", "accuracy", "TEST01", "TEST04", "TEST04-A", "TEST04-B", "TEST05"]
+
+
 class EveryScenarioWords(Section):
     """The words of LoadGen's user.conf that hold for every scenario. Left out: the round's value."""
 
@@ -253,8 +256,9 @@ class Manifest(Section):
     scenarios: Annotated[tuple[Scenario, ...], Field(strict=False, min_length=1)] = Field(
         description="Scenarios to run, in this order."
     )
-    runs: Annotated[tuple[Literal["performance", "accuracy"], ...], Field(strict=False, min_length=1)] = (
-        Field(default=("performance", "accuracy"), description="Tests of each scenario, in this order.")
+    runs: Annotated[tuple[Run, ...], Field(strict=False, min_length=1)] = Field(
+        default=("performance", "accuracy"),
+        description="Tests of each scenario, in this order; the round's compliance tests come after them.",
     )
     accuracy_target: float | None = Field(
         default=None,

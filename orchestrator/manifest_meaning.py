@@ -9,6 +9,7 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from orchestrator.audit import problems_of as audit_problems
 from orchestrator.manifest_backends import Ctranslate2Backend, EchoBackend, OnnxBackend, TorchBackend
 from orchestrator.manifest_fields import (
     SEED_WORDS,
@@ -172,9 +173,12 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 def meaning_problems(manifest: Manifest, found: Round) -> Iterator[Problem]:
     """What no single field shows: names that the round lacks, fields that contradict or do nothing."""
     try:
-        found.benchmark(manifest.benchmark)
+        benchmark = found.benchmark(manifest.benchmark)
     except RulesError as error:
         yield Problem("benchmark", str(error))
+    else:
+        for position, why in audit_problems(found, benchmark, manifest.runs):
+            yield Problem(f"runs[{position}]", why)
     for field, names in (("scenarios", manifest.scenarios), ("runs", manifest.runs)):
         for position, name in enumerate(names):
             if name in names[:position]:

@@ -18,6 +18,7 @@ class Seat(BaseModel):
     public_key: str = ""
     warm_up: list[tuple[int, float]] = []  # empty for local workers, which tell it themselves
     max_batch: int
+    near: bool = False  # on LoadGen's own host: its large answers may lie in memory that both see
 
 
 class LocalWorker(BaseModel):
@@ -41,6 +42,7 @@ class TestOrder(BaseModel):
     name: str
     epoch: int
     out_dir: str
+    asker: Literal["loadgen", "fixed_interval"] = "loadgen"
     loadgen_path: str | None
     conf_model: str
     scenario: str

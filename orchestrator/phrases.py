@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.record import Record
+from orchestrator.fixed_interval import OWN_FILE
+from orchestrator.record import Audit, Record
 
 FULL = "█"
 PARTS = " ▏▎▍▌▋▊▉"
@@ -104,15 +105,23 @@ def verdict(record: Record) -> Verdict:
         return Verdict("FAILED", "red", f"The test failed, so there is no result: {record.reason}")
     if record.kind == "accuracy":
         return _accuracy_verdict(record)
+    if record.kind == "compliance":
+        return _audit_verdict(record)
     reasons = tuple(dict.fromkeys(text.strip() for text in [*record.result.reasons, *record.result.errors]))
     if record.result.valid is None:
         return Verdict("NO VERDICT", "red", "LoadGen's log holds no verdict.", reasons)
     if not record.result.valid:
-        return Verdict("INVALID", "red", "LoadGen does not accept this result:", reasons)
+        return Verdict("INVALID", "red", f"{judge(record)} does not accept this result:", reasons)
     if record.result.errors:
         words = "LoadGen calls it VALID but logged errors, which checkers refuse:"
         return Verdict("ERRORS", "red", words, tuple(record.result.errors))
-    return Verdict("VALID", "green", f"LoadGen accepts this result: {_why_valid(record)}.")
+    return Verdict("VALID", "green", f"{judge(record)} accepts this result: {_why_valid(record)}.")
+
+
+def judge(record: Record) -> str:
+    """Whose verdict it is: LoadGen's, but for the one scenario that LoadGrid itself asks."""
+    own = record.loadgen.get("file") == OWN_FILE
+    return "LoadGrid's own generator (unofficial)" if own else "LoadGen"
 
 
 def _accuracy_verdict(record: Record) -> Verdict:
@@ -127,6 +136,33 @@ def _accuracy_verdict(record: Record) -> Verdict:
     if got.reached:
         return Verdict("REACHED", "green", f"Accuracy target reached: {text}")
     return Verdict("MISSED", "red", f"Accuracy target missed: {text}")
+
+
+def _audit_verdict(record: Record) -> Verdict:
+    audit = record.audit
+    if audit is None or (audit.passed is None and not audit.awaited):
+        return Verdict("NOT VERIFIED", "red", audit.reason if audit else "The test was not verified.")
+    if audit.awaited:
+        return Verdict("RUN", "green", f"The logs are there; it is {audit.reason}.")
+    if not audit.passed:
+        return Verdict("FAIL", "red", f"Compared with {audit.against}: {audit.reason}.")
+    return Verdict("PASS", "green", f"Compliance test passed: {_audit_story(audit)}")
+
+
+def _audit_story(audit: Audit) -> str:
+    """What was compared, and how near it was."""
+    change = 100 * ((audit.score or 0.0) / (audit.reference_score or 1.0) - 1)
+    allowed = f"{100 * (audit.allowed or 0.0):g} % are allowed"
+    text = f"the score differs from that of {audit.against} by {change:+.1f} %, {allowed}"
+    answers = audit.answers
+    if answers is None:
+        return f"{text}."
+    if answers.first_differ:
+        return (
+            f"{text}; {answers.first_differ:,} of {plural(answers.logged, 'answer')} differ, their scores by "
+            f"{answers.delta_percent:.3g} %, {answers.allowed_percent:g} % are allowed."
+        )
+    return f"{text}; {plural(answers.compared, 'answer')} as in the accuracy test."
 
 
 def accuracy(record: Record) -> str:
@@ -152,6 +188,9 @@ def _why_valid(record: Record) -> str:
         return f"it ran long enough to be sure that {share} of the queries are answered within {limit:,g} ms"
     if record.scenario == "Offline":
         return f"answering took {duration(settings['min_duration_ms'] / 1000)} or more, as demanded"
+    if "multi_stream_target_qps" in settings:
+        late = f"{100 * (1 - settings['multi_stream_target_latency_percentile']):g} %"
+        return f"enough queries over enough time, and fewer than {late} of them made another skip its tick"
     return "enough queries over enough time to be sure of the percentile that it reports"
 
 
@@ -162,6 +201,8 @@ def result(record: Record) -> str:
         return "–"
     if found.unit == "ms":
         return f"{ms(found.value)} ms"
+    if found.unit == "samples":
+        return f"{found.value:,.0f} samples"
     return f"{rate(found.value)} {found.unit}"
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from orchestrator.audit import RESULTS, audit_config, audit_settings, audit_words, tests_of
 from orchestrator.findings import (
     Finding,
     accuracy_findings,
@@ -20,12 +21,14 @@ from orchestrator.findings_data import ground_truth_findings, library_findings
 from orchestrator.findings_manifest import (
     index_to_remote_finding,
     manifest_findings,
+    needs_own_generator,
     plan_findings_for_loadgen,
     suite_findings,
 )
 from orchestrator.manifest_fields import Manifest
 from orchestrator.rules import SCENARIOS, Benchmark, Round
 from orchestrator.settings import (
+    EVERY_SCENARIO,
     Value,
     attributes_of,
     expected_queries,
@@ -51,6 +54,7 @@ __all__ = [
 BYTES_PER_QUERY = {"Server": 342, "SingleStream": 650, "MultiStream": 1330}
 BYTES_PER_OFFLINE_SAMPLE = 200
 LONG_TEST_S = 2 * 3600
+NOT_IN_OLD_MULTISTREAM = ("sample_concatenate_permutation", "accuracy_sample_count_override")
 SERVER_FEWEST_VALID = 459  # queries at p99 with none over the limit: LoadGen's early stopping, fact sheet
 
 
@@ -75,7 +79,8 @@ class TestSpec(BaseModel):
 
     `settings` are the TestSettings attributes that LoadGen must show when read back, seeds included;
     `user_conf` yields them, once `attributes` (the seeds, which FromConfig does not read) are set. `digest`
-    changes when the test would.
+    changes when the test would. `test` is performance, accuracy, or a compliance test, which differs from the
+    performance test by the words `audit`; `audit_config` is the file that says so.
     """
 
     __test__ = False
@@ -100,6 +105,18 @@ class TestSpec(BaseModel):
     broken_rules: list[Finding]
     notes: list[str]
     digest: str
+    audit: dict[str, int | float] = {}
+    audit_config: str = ""
+
+    @property
+    def mode(self) -> Literal["performance", "accuracy"]:
+        """LoadGen's mode: a compliance test is a performance test to it."""
+        return "accuracy" if self.test == "accuracy" else "performance"
+
+    @property
+    def is_audit(self) -> bool:
+        """Whether it is a compliance test."""
+        return self.test not in RESULTS
 
 
 def plan(manifest: Manifest, found: Round) -> list[TestSpec]:
@@ -108,17 +125,21 @@ def plan(manifest: Manifest, found: Round) -> list[TestSpec]:
     return [
         _spec(manifest, found, benchmark, scenario, test)
         for scenario in manifest.scenarios
-        for test in manifest.runs
+        for test in tests_of(found, benchmark.name, scenario, manifest.runs)
     ]
 
 
 def _spec(manifest: Manifest, found: Round, benchmark: Benchmark, scenario: str, test: str) -> TestSpec:
-    _refuse_old_multistream(manifest, found, scenario)
     user = manifest.conf_words(scenario)
     coalesce = manifest.division != "network"
     words = merged_words(found, benchmark.name, scenario, user, coalesce=coalesce)
     seeds = {**found.seeds, **manifest.seeds()}
-    settings: dict[str, Value] = {**attributes_of(found, scenario, words), **seeds}
+    planned: dict[str, Value] = {**attributes_of(found, scenario, words), **seeds}
+    # An audit's values come on top of all others, as if LoadGen had read them from an audit.config.
+    audit = audit_words(found, benchmark, test)
+    settings = {**planned, **audit_settings(audit)}
+    seeds = {name: int(settings[name]) for name in seeds}
+    _refuse_for_own_generator(manifest, found, scenario, settings)
     count = int(settings["performance_sample_count_override"])
     goal = None
     if test == "accuracy":
@@ -135,26 +156,42 @@ def _spec(manifest: Manifest, found: Round, benchmark: Benchmark, scenario: str,
         test=test,
         conf_model=benchmark.conf_model_name,
         settings=settings,
-        user_conf=user_conf_text(found, benchmark.name, scenario, words, user),
+        user_conf=user_conf_text(
+            found, benchmark.name, scenario, {**words, **_conf_words(audit)}, {**user, **audit}
+        ),
         attributes={**seeds},
         seeds=seeds,
         limit_ns=int(settings["server_target_latency_ns"]) if scenario == "Server" else None,
         performance_sample_count=count or None,
         result_key=found.result_keys[scenario],
         accuracy=goal,
-        broken_rules=list(_findings(manifest, found, benchmark, scenario, test, settings)),
-        notes=[*_notes(found, scenario, test, settings, user), *_idle_words(manifest)],
+        # The rules are about the settings without the audit's own.
+        broken_rules=list(_findings(manifest, found, benchmark, scenario, test, planned)),
+        notes=[
+            *_notes(found, scenario, test, settings, user),
+            *_idle_words(manifest),
+            *_audit_notes(manifest, found, scenario, test),
+        ],
         digest="",
+        audit=audit,
+        audit_config=audit_config(found, benchmark, test),
     )
     return spec.model_copy(update={"digest": _digest(manifest, spec)})
 
 
-def _refuse_old_multistream(manifest: Manifest, found: Round, scenario: str) -> None:
-    if scenario == "MultiStream" and found.fixed_interval_multistream and manifest.loadgen.path is None:
-        raise PlanError(
-            f"MultiStream of round {found.name} (fixed interval) is not in LoadGen 6: build LoadGen from "
-            f"{found.loadgen.tag} and name the folder of its module in loadgen.path, or leave MultiStream out"
-        )
+def _refuse_for_own_generator(
+    manifest: Manifest, found: Round, scenario: str, settings: dict[str, Value]
+) -> None:
+    """What no LoadGen of the old rounds has, our generator in its place has not either."""
+    if not needs_own_generator(manifest, found, scenario):
+        return
+    if lacking := [word for word in NOT_IN_OLD_MULTISTREAM if settings[word]]:
+        raise PlanError(f"MultiStream of round {found.name} has no {', '.join(lacking)}: leave it out")
+    if settings["performance_issue_unique"] and settings["performance_issue_same"]:
+        raise PlanError("performance_issue_unique and performance_issue_same exclude each other")
+    drawn = int(settings["performance_sample_count_override"])
+    if settings["performance_issue_same"] and 0 < drawn <= settings["performance_issue_same_index"]:
+        raise PlanError(f"performance_issue_same_index must be below the {drawn} samples that are loaded")
 
 
 def _findings(
@@ -165,15 +202,34 @@ def _findings(
     test: str,
     settings: dict[str, Value],
 ) -> Iterator[Finding]:
-    yield from manifest_findings(found, benchmark, manifest)
+    yield from manifest_findings(found, benchmark, manifest, scenario)
     yield from suite_findings(found, benchmark, manifest, scenario)
-    yield from seed_findings(found, manifest.seeds())
+    own_seeds = found.compliance.get(test, {})
+    yield from seed_findings(found, {n: seed for n, seed in manifest.seeds().items() if n not in own_seeds})
     yield from both_modes_findings(found, manifest, scenario, settings)
-    if test == "performance":
+    if test != "accuracy":
         yield from settings_findings(found, benchmark, manifest, scenario, settings)
     else:
         yield from accuracy_findings(found, benchmark, settings)
         yield from ground_truth_findings(manifest)
+
+
+def _conf_words(audit: dict[str, int | float]) -> dict[str, int | float]:
+    """What a LoadGen reads from user.conf: all but the seeds."""
+    return {word: value for word, value in audit.items() if word in EVERY_SCENARIO}
+
+
+def _audit_notes(manifest: Manifest, found: Round, scenario: str, test: str) -> Iterator[str]:
+    """What one should know of a compliance test before it runs."""
+    asked = [name for name in manifest.runs if name not in RESULTS]
+    exempt = [name for name in asked if name not in found.compliance_tests(manifest.benchmark, scenario)]
+    if test == "performance" and exempt:
+        yield f"{', '.join(exempt)}: not for {scenario} in {found.name}, so not run there"
+    if test == "TEST04-B" and manifest.loadgen.path is None:
+        yield (
+            "LoadGen 6 runs TEST04-B for the whole of min_duration, but TEST04-A for as many samples as are "
+            "loaded: so short, A may seem slower, and B fail. The round's own LoadGen asks as many in both"
+        )
 
 
 def _idle_words(manifest: Manifest) -> Iterator[str]:

@@ -18,6 +18,15 @@ from orchestrator.plan import Finding, TestSpec, memory_needed_bytes
 from orchestrator.rules import load_round
 from orchestrator.tables import facts_grid, listed, plain_table, with_tests
 
+# What a compliance test does otherwise than the performance test.
+AUDITS = {
+    "TEST01": ("some answers are logged, and compared with the accuracy test's",),
+    "TEST04": ("one and the same sample all the time",),
+    "TEST04-A": ("every sample once, as many as are loaded; then it ends, INVALID or not",),
+    "TEST04-B": ("one and the same sample all the time",),
+    "TEST05": ("other seeds",),
+}
+
 
 def show_plan(
     manifest: Manifest, specs: Sequence[TestSpec], console: Console, available_bytes: int | None = None
@@ -101,6 +110,7 @@ def _settings(spec: TestSpec) -> Iterator[str]:
     if spec.test == "accuracy":
         yield from _accuracy_settings(spec)
         return
+    yield from AUDITS.get(spec.test, ())
     settings = spec.settings
     fewest = plural(int(settings["min_query_count"]), "query")
     shortest = duration(float(settings["min_duration_ms"]) / 1000)

@@ -44,7 +44,7 @@ class Progress:
 
     def latency_ms(self) -> tuple[float, float] | None:
         """p50 and p99 so far, as the driver sees them; None before an answer, and where they mean nothing."""
-        judged = self.spec.scenario != "Offline" and self.spec.test == "performance"
+        judged = self.spec.scenario != "Offline" and self.spec.mode == "performance"
         latency = self._board.stage("latency") if self._board is not None and judged else None
         if latency is None or not latency.any():
             return None
@@ -79,7 +79,7 @@ class Progress:
         """About how many seconds are left; None while nothing tells."""
         waits = [] if self.seconds is None else [self.seconds - self.elapsed_s]
         pace = self.rate
-        if self.samples is not None and self.spec.scenario == "Server" and self.spec.test == "performance":
+        if self.samples is not None and self.spec.scenario == "Server" and self.spec.mode == "performance":
             # LoadGen's own pace, not ours: it decides when the last query comes.
             pace = float(self.spec.settings["server_target_qps"])
         fewest = self.samples if self.samples is not None else self._fewest()

@@ -45,6 +45,46 @@ class Accuracy(_Part):
     total: int
 
 
+class AuditedAnswers(_Part):
+    """What TEST01 logged, against the accuracy test: by first elements of `dtype`, and by whole answers.
+
+    Where first elements differ, `baseline` and `compliance` are both tests' scores of the same samples.
+    """
+
+    dtype: str
+    logged: int
+    compared: int
+    missing: int
+    first_differ: int
+    whole_differ: int
+    baseline: float | None = None
+    compliance: float | None = None
+    delta_percent: float | None = None
+    allowed_percent: float | None = None
+
+
+class Audit(_Part):
+    """A compliance test's verification; `passed` is None, and `reason` says why, where there was none.
+
+    `awaited`: it is the first half of a comparison; the verdict is in the record of the test named `against`.
+    """
+
+    test: str
+    passed: bool | None
+    reason: str
+    against: str
+    reference_score: float | None = None
+    score: float | None = None
+    allowed: float | None = None
+    answers: AuditedAnswers | None = None
+    awaited: bool = False
+
+    @property
+    def good(self) -> bool:
+        """Whether it passed, or is one half of a comparison whose other half has the verdict."""
+        return self.passed is True or self.awaited
+
+
 class WorkerRecord(_Part):
     """One worker: what it is, what it answered, where its samples' time went."""
 
@@ -75,7 +115,7 @@ class Record(_Part):
     # "schema" would hide a method of pydantic's, so the name in the file is an alias.
     record_schema: str = SCHEMA
     test: str
-    kind: Literal["performance", "accuracy"]
+    kind: Literal["performance", "accuracy", "compliance"]
     run: str
     round: str
     suite: str
@@ -88,6 +128,7 @@ class Record(_Part):
     unofficial_because: list[str]
     result: Result
     accuracy: Accuracy | None
+    audit: Audit | None = None
     settings: dict[str, Any]
     seeds: dict[str, int]
     payload_mode: str

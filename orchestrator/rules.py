@@ -124,7 +124,7 @@ class ApprovedLoadGen(_Frozen):
 
 
 class Verification(_Frozen):
-    """How a compliance test's score is compared with its reference: parts of it, as the official script has it.
+    """How a compliance test's score is compared with its reference, in parts of it: as the script has it.
 
     `relaxed` holds for a stream whose reference is `relaxed_up_to_ns` or less. With `slower_passes` only a
     score that is too good fails; with `streams_as_rate` a latency stands as 1e9 / ns, in both roles.

@@ -162,7 +162,7 @@ class _Supervisor:
         assert self.fleet is not None
         o = self.order
         tickets = {
-            seat.name: Ticket(o.epoch, endpoint, f"W{i}", server_key, o.io_threads)
+            seat.name: Ticket(o.epoch, endpoint, f"W{i}", server_key, o.io_threads, seat.near)
             for i, seat in enumerate(o.workers)
         }
         try:

@@ -92,7 +92,7 @@ def _facts(record: Record, folder: Path) -> Iterator[tuple[str, RenderableType]]
     found = verdict(record)
     sentence = Text.assemble((found.word, f"bold {found.style}"), "  ", found.sentence)
     yield "verdict", Group(sentence, bullets(found.reasons, found.style)) if found.reasons else sentence
-    if record.status == "finished" and record.kind == "performance" and record.result.value is not None:
+    if record.status == "finished" and record.kind != "accuracy" and record.result.value is not None:
         yield "result", Text(_result_in_words(record))
         yield "latency", _latency(record)
     if record.losses:
@@ -111,6 +111,8 @@ def _result_in_words(record: Record) -> str:
     if record.scenario == "Offline":
         return f"{text}, all asked at once"
     what = "query"
+    if "multi_stream_target_qps" in settings:
+        return f"{text} a query, one every {ms(1000 / settings['multi_stream_target_qps'])} ms"
     if record.scenario == "MultiStream":
         what = f"query of {settings['multi_stream_samples_per_query']} samples"
     return f"{text}: {judged_percentile(record)} of a {what}, as LoadGen's estimate on the safe side"
@@ -257,8 +259,11 @@ def _outcomes(records: Sequence[Record], *, broken: bool) -> Table:
 
 
 def _how_many_official(records: Sequence[Record]) -> str:
+    """A test is official by itself; a result is that and an accuracy test that reached its target."""
     count = sum(record.official for record in records)
-    return "all official" if count == len(records) else f"{count or 'none'} official"
+    told = "all official" if count == len(records) else f"{count or 'none'} official"
+    missed = any(r.kind == "accuracy" and not (r.accuracy and r.accuracy.reached) for r in records)
+    return f"{told}, but no result without its accuracy" if count and missed else told
 
 
 def _short_result(record: Record) -> str:

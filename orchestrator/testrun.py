@@ -23,14 +23,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+from orchestrator.asker import open_asker
 from orchestrator.dispatch import Dispatcher, Loss
 from orchestrator.exchange import Exchange, ExchangeFailed
 from orchestrator.lateness import IssueLog, server_lateness
 from orchestrator.link import Link, LinkError, Peer, RouterLink
-from orchestrator.loadgen import Callbacks, LoadGen, LoadGenError, ResponsePool, file_sha256
+from orchestrator.loadgen import Callbacks, LoadGenError
 from orchestrator.local import LocalLink
 from orchestrator.order import Channel, Seat, TestOrder
 from orchestrator.pace import Pace, even_warm_ups
+from orchestrator.shared_answers import SharedAnswers
 from orchestrator.timings import Board, Timings
 from workers.backends import BackendError
 from workers.host import SWITCH_INTERVAL_S, WorkerError, WorkerHost, WorkerSpec
@@ -51,12 +53,13 @@ class TestProcess:
         self.order = order
         self.channel = channel
         self.board = board
-        self.loadgen = LoadGen(Path(order.loadgen_path) if order.loadgen_path else None)
+        self.asker = open_asker(order)
         self.issue_log = IssueLog()
         self.cpu = CpuMeter(board)
         self.seats, self.hosts = self._open_seats()
         self.link: Link = self._open_link()
-        self.pool = ResponsePool(self.loadgen.module)
+        near = [] if order.network else [i for i, seat in enumerate(self.seats) if seat.near]
+        self.shared = SharedAnswers(near)
         self.exchange = self._open_exchange()
         self.finished = os.eventfd(0, os.EFD_CLOEXEC)
         self.failure: str | None = None
@@ -98,9 +101,10 @@ class TestProcess:
             self.link,
             dispatcher,
             Timings(self.board),
-            self.pool.complete,
+            self.asker.complete,
             epoch=o.epoch,
             library=library,
+            shared=self.shared,
             issue_log=self.issue_log,
             on_loss=self._tell_loss,
             on_failure=self._fail,
@@ -133,9 +137,7 @@ class TestProcess:
 
     def _start_test(self) -> None:
         o = self.order
-        settings = self.loadgen.settings(
-            o.conf_model, o.scenario, o.test, Path(o.conf_file), o.attributes, o.expected
-        )
+        self.asker.settle()
         callbacks = Callbacks(
             issue=self.exchange.issue,
             load=self._load,
@@ -147,7 +149,7 @@ class TestProcess:
         os.chdir(o.out_dir)
         self._phase("loading")
         self.channel.send(event="attached")
-        self.loadgen.run(settings, callbacks, o.sample_count, o.performance_count, Path.cwd())
+        self.asker.run(callbacks, Path.cwd())
 
     def _load(self, indices: Any) -> None:
         self.exchange.load(indices)
@@ -202,15 +204,32 @@ class TestProcess:
         self.exchange.stop()
         for host in self.hosts:
             if host.spec.note_order:
-                self.channel.send(event="replay", **host.replay())
+                self._replay(host)
             host.close()
         self.link.close()
         self.channel.send(event="result", **self._result())
         self._leave(0)
 
+    def _replay(self, host: WorkerHost) -> None:
+        """The bare loop of `bench`; its failure is its own, for the test is over and was good."""
+        self.channel.send(event="replaying")
+        try:
+            found = host.replay()
+        except Exception as error:
+            found = {"failed": _explained(error)}
+        self.channel.send(event="replay", **found)
+
     def _leave(self, code: int) -> None:
         # LoadGen cannot be stopped inside a test; its logs stay as they are, and the record says why.
         os._exit(code)
+
+    def _response_path(self) -> str:
+        """How answers came; where some could not be shared, the test's log says why."""
+        for worker, why in self.shared.refused.items():
+            print(f"the memory of {self.seats[worker].name} is not shared: {why}", file=sys.stderr)
+        if self.order.local is not None:
+            return "in-process"
+        return "shared-memory" if self.shared.answers else "messages"
 
     def _result(self) -> dict[str, Any]:
         o = self.order
@@ -219,11 +238,11 @@ class TestProcess:
             lateness = server_lateness(self.issue_log, o.schedule_seed, o.target_qps)
             late = vars(lateness) if lateness else None
         return {
-            "loadgen_sha256": file_sha256(self.loadgen.module),
-            "loadgen_file": Path(str(self.loadgen.module.__file__)).name,
-            "completion": "scatter" if self.pool.scattered else "attributes",
+            **self.asker.facts(),
             "issue_lateness": late,
             "foreign_answers": self.exchange.foreign,
+            "response_path": self._response_path(),
+            "shared_answers": self.shared.answers,
             "max_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             **self.cpu.result(),
         }

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from orchestrator.audit import ISSUED_UNIQUE_OR_SAME, RAN_OUT
 from orchestrator.logs import DetailLog
 from orchestrator.plan import TestSpec
-from orchestrator.record import Accuracy, Result
+from orchestrator.record import Accuracy, Audit, Result
 from orchestrator.supervise import Outcome
 
 # LoadGen's metric of each scenario: name, unit, and what turns the log's number into the unit.
@@ -28,6 +29,9 @@ SHOWN = {
     "min_duration_ms": "effective_min_duration_ms",
     "server_target_qps": "effective_target_qps",
     "server_target_latency_ns": "effective_target_latency_ns",
+    "performance_issue_unique": "effective_performance_issue_unique",
+    "performance_issue_same": "effective_performance_issue_same",
+    "accuracy_log_sampling_target": "effective_accuracy_log_sampling_target",
 }
 # The keys of LoadGen's checks, and what a failed one means to somebody who sees it for the first time.
 CHECKS = {
@@ -36,6 +40,11 @@ CHECKS = {
     "target_qps, in the streams a shorter target_latency)",
     "result_min_queries_met": "fewer queries than min_query_count were asked",
     "early_stopping_met": "too few queries to be 99 % sure that the latency holds: run longer or offer less",
+}
+# A duration cannot be missed there by a wrong hint: the interval is fixed.
+FIXED_INTERVAL_CHECKS = {
+    "result_perf_constraints_met": "too many queries made another skip its tick: ask fewer samples a query",
+    "result_min_duration_met": "the test was shorter than min_duration",
 }
 
 
@@ -47,7 +56,8 @@ def result_of(spec: TestSpec, detail: DetailLog, finished: bool) -> Result:
         value = None  # early stopping had too few queries for an estimate
     reasons = list(detail.reasons)
     if detail.valid is False:
-        reasons += [words for key, words in CHECKS.items() if detail.values.get(key) is False]
+        checks = CHECKS | (FIXED_INTERVAL_CHECKS if spec.result_key == STREAMS_KEY else {})
+        reasons += [words for key, words in checks.items() if detail.values.get(key) is False]
     return Result(
         valid=detail.valid if finished else None,
         metric=metric,
@@ -55,7 +65,7 @@ def result_of(spec: TestSpec, detail: DetailLog, finished: bool) -> Result:
         unit=unit,
         reasons=reasons,
         percentiles_ms=detail.percentiles_ms(),
-        errors=detail.errors,
+        errors=detail.troubles,
     )
 
 
@@ -123,7 +133,9 @@ def unofficial_because(
         how = "failed" if outcome.status == "failed" else "was interrupted"
         because.append(f"the test {how}: {outcome.reason}")
     because += [f"loss: worker {x['worker']} was lost ({x['reason']})" for x in outcome.losses]
-    because += [f"LoadGen logged an error: {error}" for error in result.errors]
+    expected = RAN_OUT if spec.test in ISSUED_UNIQUE_OR_SAME else None
+    errors = [error for error in result.errors if expected is None or expected not in error]
+    because += [f"LoadGen logged an error: {error}" for error in errors]
     if spec.test == "performance" and result.valid is not True and outcome.status == "finished":
         because.append("LoadGen's verdict is not VALID")
     if spec.test == "accuracy" and outcome.status == "finished":
@@ -134,6 +146,15 @@ def unofficial_because(
                 f"accuracy {accuracy.value:g} is below the target {accuracy.target:g} {accuracy.unit}"
             )
     return because + list(evidence)
+
+
+def doubts_of(audit: Audit | None) -> list[str]:
+    """Why a compliance test's verification does not show what it should."""
+    if audit is None or audit.good:
+        return []
+    return [
+        f"compliance: {audit.test} {'failed' if audit.passed is False else 'has no verdict'}: {audit.reason}"
+    ]
 
 
 def missing_evidence(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 import torch
 
 from tests.drive_backend import MAX_BATCH, PERCEPTRON, answers, wait
-from workers.backends import FAR, Backend, BackendError, Batch, open_backend
+from workers.backends import FAR, Backend, BackendError, Batch, open_backend, slots
 from workers.backends.echo import EchoBackend, EchoOptions
+from workers.backends.slots import Computed
+from workers.tasks import open_task
 from workers.tasks.tensor import TensorTask
 
 TIME_BUDGET_S = 45
@@ -122,6 +125,39 @@ def test_close_may_be_called_twice_and_before_load() -> None:
         opened = open_backend(options, task, MAX_BATCH)
         opened.close()
         opened.close()
+
+
+class Stuck:
+    """A slot that does not come out of its batch before it is let go."""
+
+    def __init__(self) -> None:
+        self.facts: dict[str, Any] = {}
+        self.let_go = threading.Event()
+
+    def open(self) -> None:
+        pass
+
+    def compute(self, samples: Sequence[memoryview]) -> Computed:
+        self.let_go.wait(TIME_BUDGET_S)
+        raise BackendError("let go")
+
+
+def test_a_slot_that_does_not_end_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(slots, "JOIN_TIMEOUT_S", 0.05)
+    slot = Stuck()
+    backend = slots.SlotBackend("net", open_task("null", {"count": 1}), 1, lambda: ([slot], {}))
+    backend.load()
+    backend.submit(Batch(np.zeros(1, np.int64), [memoryview(b"a")], None))
+    for _ in range(2):
+        backend.close()
+    told = capfd.readouterr().err
+    assert told == "net: slot-0 did not end within 0.05 s; it goes on until the process ends\n"
+    slot.let_go.set()
+    monkeypatch.setattr(slots, "JOIN_TIMEOUT_S", 5.0)
+    backend.close()
+    assert backend.fd() == -1 and not capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

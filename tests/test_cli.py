@@ -7,12 +7,14 @@ import os
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 import orchestrator
 from orchestrator import campaign, cli, cluster
@@ -56,7 +58,7 @@ def call(
     monkeypatch.setenv("COLUMNS", "200")
 
     def no_ray(*_: Any, **__: Any) -> None:
-        raise AssertionError("Ray was started")
+        pytest.fail("Ray was started")
 
     monkeypatch.setattr(cluster, "connect", no_ray)
 
@@ -348,3 +350,44 @@ def test_a_machine_without_memory_is_one_message(capsys: pytest.CaptureFixture[s
     assert cli._guarded(run) == 3
     said = capsys.readouterr().err
     assert said == "loadgrid: not enough memory: Unable to allocate 3.64 TiB for an array\n"
+
+
+def faulty(error: BaseException) -> Callable[[], int]:
+    def run() -> int:
+        raise error
+
+    return run
+
+
+def test_a_fault_of_loadgrid_is_one_line_and_its_traceback_a_file(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert cli._guarded(faulty(ValueError("two\nlines"))) == 3
+    (kept,) = tmp_path.iterdir()
+    assert capsys.readouterr().err == (
+        "loadgrid: unexpected error: ValueError: two lines "
+        f"(this is a fault of LoadGrid, please report it with {kept})\n"
+    )
+    text = kept.read_text()
+    assert text.startswith("Traceback") and "raise error" in text and kept.stat().st_mode & 0o077 == 0
+
+
+def test_a_fault_is_told_where_no_file_can_be_written(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    assert cli._guarded(faulty(ZeroDivisionError("by zero"))) == 3
+    said = capsys.readouterr().err
+    assert said.endswith("ZeroDivisionError: by zero (this is a fault of LoadGrid, please report it)\n")
+
+
+@pytest.mark.parametrize("error", [SystemExit(5), typer.Exit(7), typer.Abort(), typer.BadParameter("x")])
+def test_whoever_ends_the_program_on_purpose_is_not_kept_from_it(error: BaseException) -> None:
+    with pytest.raises(type(error)) as left:
+        cli._guarded(faulty(error))
+    assert left.value is error
+
+
+def test_an_interrupt_is_no_fault() -> None:
+    assert cli._guarded(faulty(KeyboardInterrupt())) == 130

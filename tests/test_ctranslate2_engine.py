@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import sys
@@ -95,7 +96,7 @@ def test_a_batch_is_answered_in_the_tasks_alphabet(stand_in: None, folder: Path)
     backend = opened(folder, precision="int8", threads=1)
     facts = backend.load()
     assert facts["device"] == "cpu" and facts["versions"]["ctranslate2"] == "4.test"
-    assert facts["model_hash"] == facts["weights_sha256"] and facts["threads"] == 1
+    assert facts["weights_sha256"] == hashlib.sha256(b"weights").hexdigest() and facts["threads"] == 1
     assert StandIn.asked == [{"device": "cpu", "compute_type": "int8", "intra_threads": 1}]
     assert [size for size, _ in backend.warm_up()] == [1, 2, 4]
     assert backend.free_at_ns(5) == 5 and backend.step() == []
@@ -105,6 +106,17 @@ def test_a_batch_is_answered_in_the_tasks_alphabet(stand_in: None, folder: Path)
     assert backend.free_at_ns(5) == 5
     backend.close()
     backend.close()
+
+
+def test_every_file_of_the_folder_is_part_of_the_hash(stand_in: None, folder: Path) -> None:
+    first = opened(folder).load()
+    (folder / ".cache").mkdir()  # what a download leaves
+    (folder / ".cache" / "when").touch()
+    assert opened(folder).load()["model_hash"] == first["model_hash"]
+    (folder / "vocabulary.txt").write_text("other")
+    other = opened(folder).load()
+    assert other["model_hash"] != first["model_hash"]
+    assert other["weights_sha256"] == first["weights_sha256"]
 
 
 def test_more_than_one_batch_or_too_large_a_one_is_refused(stand_in: None, folder: Path) -> None:

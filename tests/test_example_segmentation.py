@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,110 @@ def test_tensors_of_torchscript_files_are_loaded_strictly(tmp_path: Path) -> Non
         open_model("deepbet", {"box_weights": str(file)})
     torch.save({"a": torch.ones(1)}, tmp_path / "plain.pth")
     assert not is_torchscript(tmp_path / "plain.pth") and not is_torchscript(box_file.parent)
+
+
+class Various(torch.nn.Module):
+    """Holds what a module can hold, of which only some is in its state_dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = torch.nn.BatchNorm2d(2)
+        self.list = torch.nn.ModuleList([torch.nn.Linear(3, 3, bias=False), torch.nn.ReLU()])
+        self.shared = self.list[0]
+        self.short = torch.nn.Parameter(torch.rand(3).half())
+        self.turned = torch.nn.Parameter(torch.rand(6, 2).T)
+        self.empty = torch.nn.Parameter(torch.empty(0, 3))
+        self.register_buffer("whole", torch.arange(3))
+        self.plain = torch.ones(4)
+        self.sizes, self.names, self.device = [1, 2], {"a": 1}, torch.device("cpu")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(x) + self.plain.sum() + torch.ones(3).sum() + self.sizes[0] + self.names["a"]
+
+
+def assert_same_state(file: Path) -> None:
+    found, expected = read_tensors(file), torch.jit.load(str(file)).state_dict()
+    assert list(found) == list(expected)
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_of_torchscript_files_are_those_that_torch_loads(tmp_path: Path) -> None:
+    for number, module in enumerate((Various(), torch.nn.LSTM(2, 3))):
+        file = tmp_path / f"{number}.pt"
+        torch.jit.script(module).save(str(file))
+        assert_same_state(file)
+
+
+@pytest.mark.part(not missing_parts(), f"not installed here: {missing_parts()}")
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_of_deepbets_files_are_those_that_torch_loads() -> None:
+    backend = section("backend")
+    for path in (backend["weights"], backend["options"]["box_weights"]):
+        assert_same_state(locate(path))
+
+
+class Harmful(torch.nn.Module):
+    """Writes zeros over a file when torch.jit.load makes it."""
+
+    def __init__(self, victim: str) -> None:
+        super().__init__()
+        self.victim = victim
+        self.weight = torch.nn.Parameter(torch.ones(2))
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[torch.Tensor, bool, str]:
+        return (self.weight, self.training, self.victim)
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[torch.Tensor, bool, str]) -> None:
+        self.weight, self.training, self.victim = state[0], state[1], state[2]
+        self.weight = torch.from_file(state[2], True, 8, dtype=torch.uint8).zero_().float()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_torchscript_file_runs_nothing(tmp_path: Path) -> None:
+    victim, file = tmp_path / "victim", tmp_path / "harmful.pt"
+    victim.write_bytes(b"precious")
+    torch.jit.script(torch.nn.Sequential(Harmful(str(victim)))).save(str(file))
+    torch.jit.load(str(file))
+    assert victim.read_bytes() == bytes(8)  # it would
+    victim.write_bytes(b"precious")
+    with pytest.raises(BackendError, match="keeps its state by a method, which is not run; load it where"):
+        load_weights(open_model("perceptron", {}), str(file), "")
+    with pytest.raises(ModelError, match=r"box_weights .*harmful.pt cannot be loaded: .* which is not run"):
+        open_model("deepbet", {"box_weights": str(file)})
+    assert victim.read_bytes() == b"precious"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_torchscript_file_that_is_not_what_it_says_is_refused(tmp_path: Path) -> None:
+    made = tmp_path / "made.pt"
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(made))
+
+    def why(part: str, old: bytes, new: bytes) -> str:
+        """What is said of the file with one of its parts changed."""
+        changed = tmp_path / "changed.pt"
+        with zipfile.ZipFile(made) as held, zipfile.ZipFile(changed, "w", zipfile.ZIP_DEFLATED) as written:
+            for name in held.namelist():
+                content = held.read(name)
+                written.writestr(name, content.replace(old, new) if name.endswith(part) else content)
+        with pytest.raises(ModelError) as caught:
+            read_tensors(changed)
+        return str(caught.value)
+
+    assert "it names os.Linear" in why("/data.pkl", b"c__torch__.torch.nn.modules.linear", b"cos")
+    assert "ends too early" not in why("/data.pkl", b".", b"")
+    assert "storage 0 has not the length that was announced" in why("/data/0", b"", b"0")
+    assert "it unpacks to far more than its size" in why("/data/0", b"", b" " * (5 << 20))
+    assert "remembers an object at place 400000000" in why(
+        "/data.pkl", b"q\x00", b"r" + (400_000_000).to_bytes(4, "little")
+    )
+    assert "its program has no class" in why("linear.py", b"class Linear", b"class Other")
 
 
 @pytest.mark.part(not missing_parts(), f"not installed here: {missing_parts()}")

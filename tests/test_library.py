@@ -95,9 +95,9 @@ def test_an_index_of_any_other_content_is_refused(content: object) -> None:
     with folder() as root:
         write(root / "lib", [b"abc"])
         index = json.loads((root / "lib" / "library.json").read_text())
-        for key in (None, "files", "count", "meta", "format"):
+        for key in (None, "files", "count", "meta", "format", "made_by"):
             changed = content if key is None else {**index, key: content}
-            if key == "meta" and isinstance(content, dict):
+            if key in ("meta", "made_by") and isinstance(content, dict):
                 continue
             if key == "count" and content == 1:
                 continue
@@ -106,6 +106,24 @@ def test_an_index_of_any_other_content_is_refused(content: object) -> None:
             (root / "lib" / "library.json").write_text(json.dumps(changed))
             with pytest.raises(LibraryError):
                 Library.open(root / "lib")
+
+
+@pytest.mark.parametrize("brackets", ["[", '{"meta":'])
+def test_an_index_nested_too_deep_is_refused(brackets: str, tmp_path: Path) -> None:
+    write(tmp_path / "lib", [b"abc"])
+    (tmp_path / "lib" / "library.json").write_text(brackets * 200_000)
+    with pytest.raises(LibraryError, match=r"library\.json cannot be read .* prepared anew"):
+        Library.open(tmp_path / "lib")
+
+
+def test_a_library_tells_what_made_it_and_one_of_an_earlier_version_opens(tmp_path: Path) -> None:
+    made = write(tmp_path / "lib", [b"abc"])
+    assert len(made.made_by["tasks_sha256"]) == 64 and made.made_by["numpy"] == np.__version__
+    index = json.loads((tmp_path / "lib" / "library.json").read_text())
+    assert index.pop("made_by") == made.made_by
+    (tmp_path / "lib" / "library.json").write_text(json.dumps(index))
+    again = Library.open(tmp_path / "lib")
+    assert again.made_by == {} and again.digest == made.digest
 
 
 def test_an_index_cannot_name_files_outside_its_folder(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,7 +97,7 @@ def test_samples_made_in_any_order_are_written_in_order(tmp_path: Path) -> None:
 def test_every_core_makes_samples_and_few_results_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
+    monkeypatch.setattr(writing, "usable_cpus", lambda: 4)
     lock, threads, begun, written = threading.Lock(), set(), 0, 0
     most = 0
 
@@ -120,14 +121,31 @@ def test_every_core_makes_samples_and_few_results_wait(
 
 
 def test_large_samples_are_made_fewer_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
-    monkeypatch.setattr(writing, "_memory_bytes", lambda: 8 * 3000)  # an eighth of it holds three samples
+    monkeypatch.setattr(writing, "memory_bytes", lambda: 8 * 3000)  # an eighth of it holds three samples
     with LibraryWriter(tmp_path / "lib", "test") as writer:
         assert writer._ahead(16) == 2
         writer.add(b"x" * 1000)
         assert writer._ahead(16) == 3
         writer.add(b"x" * 100_000)
         assert writer._ahead(16) == 2
+
+
+@pytest.mark.parametrize(("peak_bytes", "at_once"), [(None, 4), (1000, 3), (10_000, 1)])
+def test_what_takes_much_memory_in_the_making_is_made_in_fewer_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peak_bytes: int | None, at_once: int
+) -> None:
+    monkeypatch.setattr(writing, "usable_cpus", lambda: 4)
+    monkeypatch.setattr(writing, "memory_bytes", lambda: 2 * 3500)  # half of it for the making
+    threads: set[int] = set()
+
+    def make(job: int) -> bytes:
+        threads.add(threading.get_ident())
+        time.sleep(0.005)
+        return b"x"
+
+    with LibraryWriter(tmp_path / "lib", "test") as writer:
+        writer.add_all(range(40), make, peak_bytes=peak_bytes)
+    assert len(threads) == at_once
 
 
 @few
@@ -168,6 +186,60 @@ def test_a_partial_of_other_parameters_is_begun_anew(tmp_path: Path) -> None:
     library = again.prepare(tmp_path / "lib", {"side": 224})
     assert sorted(again.made) == list(range(12))
     assert library.meta == {"side": 224}
+
+
+def test_a_partial_of_other_code_is_begun_anew_and_the_library_says_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = writing.made_by()
+    with monkeypatch.context() as patched:
+        patched.setattr(writing, "made_by", lambda: {**now, "pillow": "0.1"})
+        interrupted(tmp_path, 12, 9)
+        other = Making(12).prepare(tmp_path / "other")
+    again = Making(12)
+    library = again.prepare(tmp_path / "lib")
+    assert sorted(again.made) == list(range(12))
+    assert (library.made_by, other.made_by["pillow"]) == (now, "0.1")
+    assert library.digest == other.digest  # of the contents
+
+
+def test_the_hash_of_the_code_follows_every_file_of_it(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("x = 1")
+    one = writing._code_sha256(tmp_path)
+    (tmp_path / "b.py").write_text("")
+    two = writing._code_sha256(tmp_path)
+    (tmp_path / "a.py").write_text("x = 2")
+    assert len({one, two, writing._code_sha256(tmp_path)}) == 3
+
+
+def test_a_disk_that_fails_in_mid_takeover_gives_a_whole_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(tmp_path, 12, 9)
+    read, calls = LibraryWriter._take_over_one, 0
+
+    def flaky(*arguments: Any) -> bool:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise OSError(5, "Input/output error")
+        return read(*arguments)
+
+    monkeypatch.setattr(LibraryWriter, "_take_over_one", flaky)
+    again = Making(12)
+    assert contents(again.prepare(tmp_path / "lib")) == [sample(i) for i in range(12)]
+    assert sorted(again.made) == list(range(12))
+    assert Library.open(tmp_path / "lib").count == 12
+
+
+def test_sizes_that_do_not_fit_the_bytes_are_never_published(tmp_path: Path) -> None:
+    def build(writer: LibraryWriter) -> None:
+        writer.add_all(range(5), sample)
+        writer._sizes[2] += 1
+
+    with pytest.raises(LibraryError, match=r"samples\.bin has \d+ bytes instead of .* prepare again"):
+        prepare_library(tmp_path / "lib", "test", build)
+    assert not (tmp_path / "lib").exists() and not list(tmp_path.glob("*.partial"))
 
 
 def test_a_partial_of_more_samples_than_there_are_is_refused_and_deleted(tmp_path: Path) -> None:

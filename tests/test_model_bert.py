@@ -156,3 +156,13 @@ def test_wrong_options_are_named() -> None:
         open_model("bert-large", {**SMALL, "layers": 0})
     with pytest.raises(ModelError, match="multiple of 'heads'"):
         open_model("bert-large", {**SMALL, "heads": 5})
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_batch_without_a_token_is_answered_with_none(folded: bool) -> None:
+    model = small()
+    if folded:
+        model.fold()
+    with torch.inference_mode():
+        assert model(made_rows([0, 0]), torch.tensor([0, 0])).shape == (0, 2)
+        assert model(made_rows([0, 7]), torch.tensor([0, 7])).shape == (7, 2)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tests import made_criteo
 from workers.models import ModelError, open_model
+from workers.tasks import open_task
 from workers.tasks.criteo import TABLE_ROWS, random_rows
 
 TIME_BUDGET_S = 15
@@ -126,3 +129,22 @@ def test_wrong_options_and_tables_that_fit_nowhere_are_explained() -> None:
         open_model("dlrm", {"dim": "wide"})
     with pytest.raises(ModelError, match=r"take 512000000.0 GB .*precision: fp16"):
         open_model("dlrm", {"rows": [10**15]})
+
+
+def test_a_data_set_with_an_index_beyond_the_tables_is_refused(tmp_path: Path) -> None:
+    options = made_criteo.write(tmp_path / "data", 3, seed=1)
+    library = open_task("criteo", options).prepare(tmp_path / "cache")
+    largest = library.array("largest").tolist()
+    rows = [index + 1 for index in largest]
+    open_model("dlrm", SMALL | {"rows": rows}).check_library(library)
+    rows[9] -= 1
+    model = open_model("dlrm", SMALL | {"rows": rows})
+    model.fold()
+    with pytest.raises(ModelError, match=f"table 9 has {rows[9]} rows and the data set index {rows[9]}"):
+        model.check_library(library)
+    with pytest.raises(ModelError, match="has 25 tables, the data set 26 features"):
+        open_model("dlrm", SMALL | {"rows": rows[:25]}).check_library(library)
+
+
+def test_made_samples_go_with_tables_of_any_size(tmp_path: Path) -> None:
+    open_model("dlrm", SMALL).check_library(open_task("criteo", {"generated": 2}).prepare(tmp_path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 import types
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from workers.backends import BackendError
 from workers.backends.torch_network import TorchOptions, load_network
 from workers.backends.torch_weights import load_weights
 from workers.models import ModelError, open_model
-from workers.models.pickled_module import read_state
+from workers.models.pickled_module import MAGIC, VERSION, read_state
 from workers.models.ssd_mobilenet import SsdMobilenet
 from workers.models.ssd_resnet34 import SMALLEST_IMAGE, SsdResnet34, anchors, grid_sizes
 
@@ -274,6 +275,54 @@ def test_a_module_that_was_pickled_whole_gives_its_state_and_runs_nothing(
     pickled_whole(reference_classes["Other"], file)
     with pytest.raises(Exception, match="it names models.evil.Other"):
         read_state(file, SsdMobilenet.published_classes)
+
+
+def whole_module(program: bytes, file: Path) -> Path:
+    """A file of the published files' format around the pickle of a module, without storages."""
+    head: tuple[Any, ...] = (MAGIC, VERSION, {})
+    parts = [pickle.dumps(part, 2) for part in head]
+    file.write_bytes(b"".join([*parts, b"\x80\x02" + program + b".", pickle.dumps([], 2)]))
+    return file
+
+
+def module_of(**inside: int) -> bytes:
+    """The opcodes of a module that holds those at these places of the memo."""
+
+    def text(word: str) -> bytes:
+        return b"X" + len(word).to_bytes(4, "little") + word.encode()
+
+    held = b"".join(text(name) + b"h" + bytes([place]) for name, place in inside.items())
+    tables = text("_parameters") + b"}" + text("_buffers") + b"}" + text("_modules") + b"}(" + held + b"u"
+    return b"ctorch.nn.modules.container\nSequential\n)\x81}(" + tables + b"ub"
+
+
+def test_modules_that_hold_each_other_are_not_followed_for_ever(tmp_path: Path) -> None:
+    doubled = module_of() + b"q\x00"  # 2^40 ways to the innermost
+    for place in range(40):
+        doubled += module_of(a=place, b=place) + b"q" + bytes([place + 1])
+    itself = module_of(a=0).replace(b")\x81", b")\x81q\x00")
+    for program in (doubled, itself):
+        with pytest.raises(Exception, match="hold each other in a circle, or far too often"):
+            read_state(whole_module(program, tmp_path / "ssd.pytorch"), ())
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        (b"]r\x00\x00\x00\x20", "remembers an object at place 536870912"),
+        (b"X\xff\xff\xff\x7f", "announces 2147483647 bytes where"),
+        (
+            b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000NJ\xff\xff\xff\x7fNtQ",
+            "longer storages",
+        ),
+        (b"ctorch._utils\n_rebuild_parameter\n}X\x01\x00\x00\x00aNsb", "gives a function a state"),
+    ],
+)
+def test_a_file_that_asks_for_more_than_it_brings_is_refused(
+    tmp_path: Path, program: bytes, message: str
+) -> None:
+    with pytest.raises(Exception, match=message):
+        read_state(whole_module(program, tmp_path / "ssd.pytorch"), ())
 
 
 def test_the_engine_loads_either_kind_of_file_and_names_a_damaged_one(tmp_path: Path) -> None:

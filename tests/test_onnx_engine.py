@@ -84,11 +84,111 @@ def test_photos_get_the_label_that_the_file_says(
     backend.close()
 
 
-def test_a_file_for_one_sample_at_a_time_says_so(tmp_path: Path, weights: np.ndarray) -> None:
-    file = classifier(tmp_path / "one.onnx", weights, batch=1)
-    with pytest.raises(BackendError, match=r"batches of 1 and no other; set workers.max_batch: 1"):
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_file_for_batches_of_one_size_says_so(tmp_path: Path, weights: np.ndarray, size: int) -> None:
+    file = classifier(tmp_path / "fixed.onnx", weights, batch=size)
+    message = rf"fixed.onnx takes batches of {size} at most, not 4; set workers.max_batch: {size}"
+    with pytest.raises(BackendError, match=message):
         opened(file).load()
     assert [size for size, _ in loaded(opened(file, max_batch=1)).warm_up()] == [1]
+
+
+def test_smaller_batches_are_filled_up_for_a_file_of_one_size(
+    tmp_path: Path, weights: np.ndarray, rng: np.random.Generator
+) -> None:
+    given = photos(rng, 4)
+    fixed = loaded(opened(classifier(tmp_path / "fixed.onnx", weights, batch=4)))
+    free = loaded(opened(classifier(tmp_path / "free.onnx", weights)))
+    assert [size for size, _ in fixed.warm_up()] == [1, 2, 4]
+    for count in (4, 1, 3):
+        expected, found = answers(free, given[:count]), answers(fixed, given[:count])
+        assert len(found) == count and found.tolist() == expected.tolist()
+
+
+def answers(backend: Backend, given: np.ndarray) -> np.ndarray:
+    backend.submit(Batch(np.arange(len(given)), [memoryview(p).cast("B") for p in given], None))
+    (done,) = wait(backend)
+    return done.responses.blob.view("<f4")
+
+
+@pytest.mark.parametrize("kind", ["doubled", "averaged"])
+def test_a_file_that_does_not_answer_every_sample_is_refused(
+    tmp_path: Path, weights: np.ndarray, kind: str
+) -> None:
+    made = onnx.helper.make_node
+    last = {
+        "doubled": made("Concat", ["scores", "scores"], ["softmax_tensor:0"], axis=0),
+        "averaged": made("ReduceMean", ["scores"], ["softmax_tensor:0"], axes=[0], keepdims=1),
+    }[kind]
+    real = onnx.TensorProto.FLOAT
+    file = save(
+        tmp_path / "odd.onnx",
+        [
+            made("ReduceMean", ["input_tensor:0"], ["means"], axes=[2, 3], keepdims=0),
+            made("MatMul", ["means", "weights"], ["scores"]),
+            last,
+        ],
+        [onnx.helper.make_tensor_value_info("input_tensor:0", real, ["n", 3, SIDE, SIDE])],
+        [onnx.helper.make_tensor_value_info("softmax_tensor:0", real, None)],
+        {"weights": weights.astype(np.float32)},
+    )
+    with pytest.raises(BackendError, match=r"odd.onnx does not answer a batch of \d samples one by one"):
+        loaded(opened(file)).warm_up()
+
+
+def with_tensors_beside(folder: Path, weights: np.ndarray) -> Path:
+    """The classifier with its weights in the file w.bin beside it."""
+    model = onnx.load(str(classifier(folder / "inside.onnx", weights)))
+    file = folder / "model.onnx"
+    onnx.save_model(model, str(file), save_as_external_data=True, location="w.bin", size_threshold=0)
+    return file
+
+
+def test_tensors_in_other_files_are_part_of_the_hash(tmp_path: Path, weights: np.ndarray) -> None:
+    file = with_tensors_beside(tmp_path, weights)
+    assert b"w.bin" in file.read_bytes()
+    first = opened(file).load()["model_hash"]
+    assert opened(file, weights_sha256=first).load()["weights_sha256"] == first
+    (tmp_path / "w.bin").write_bytes((2 * weights).astype(np.float32).tobytes())
+    assert opened(file).load()["model_hash"] != first
+    with pytest.raises(BackendError, match=r"model.onnx, with the 1 of its tensors, has sha256 \w{64}, not"):
+        opened(file, weights_sha256=first).load()
+
+
+def test_tensors_outside_of_the_files_folder_are_refused(tmp_path: Path, weights: np.ndarray) -> None:
+    (tmp_path / "inner").mkdir()
+    file = with_tensors_beside(tmp_path, weights)
+    for moved, place in ((tmp_path / "inner" / "m.onnx", b"w.bin"), (tmp_path / "m.onnx", b"/a.in")):
+        moved.write_bytes(file.read_bytes().replace(b"w.bin", place))
+        with pytest.raises(BackendError, match="which is no file beside it; bring all files"):
+            opened(moved).load()
+
+
+def test_tensors_in_other_files_are_found_wherever_they_stand(tmp_path: Path) -> None:
+    from workers.backends.weight_files import onnx_files
+
+    def tensor(place: str) -> Any:
+        made = onnx.TensorProto(name="t", data_type=1, data_location=onnx.TensorProto.EXTERNAL)
+        made.external_data.add(key="offset", value="0")
+        made.external_data.add(key="location", value=place)
+        (tmp_path / place).touch()
+        return made
+
+    helper = onnx.helper
+    inner = helper.make_graph([], "inner", [], [], [tensor("of_branch")])
+    nodes = [
+        helper.make_node("Constant", [], ["c"], value=tensor("of_constant")),
+        helper.make_node("If", ["c"], ["y"], then_branch=inner, more=[tensor("of_list")]),
+    ]
+    graph = helper.make_graph(nodes, "g", [], [], [tensor("of_graph")])
+    graph.sparse_initializer.add(values=tensor("of_sparse"), indices=tensor("of_places"))
+    function = helper.make_function("d", "F", [], ["c"], [nodes[0]], [helper.make_opsetid("", 13)])
+    function.node[0].attribute[0].t.external_data[1].value = "of_function"
+    (tmp_path / "of_function").touch()
+    model = helper.make_model(graph, functions=[function])
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    parts = ["branch", "constant", "function", "graph", "list", "places", "sparse"]
+    assert sorted(onnx_files(tmp_path / "m.onnx")) == ["m.onnx", *(f"of_{part}" for part in parts)]
 
 
 def loaded(backend: Backend) -> Backend:
@@ -105,6 +205,7 @@ def loaded(backend: Backend) -> Backend:
             "takes other, but task 'imagenet' gives",
         ),
         (lambda path, w: path.write_bytes(b"no model") and path, {}, "no ONNX file that loads"),
+        (lambda path, w: path.write_bytes(b"") or path, {}, "no ONNX file that loads"),
         (lambda path, w: path, {}, "cannot be read"),
         (classifier, {"weights_sha256": "0" * 64}, "not backend.weights_sha256"),
         (classifier, {"threads": -1}, "must not be negative"),

@@ -256,9 +256,22 @@ def test_no_model_and_seeded_weights_are_never_official() -> None:
     assert rules_of(planned(backend={"engine": "torch", "model": "resnet50"})[0]) == ["weights"]
 
 
-def test_the_old_multistream_needs_the_rounds_own_loadgen() -> None:
-    with pytest.raises(PlanError, match=r"build LoadGen from v1\.0\.1 .* loadgen\.path"):
-        planned(round="v1.0", scenarios=["MultiStream"])
+def test_the_old_multistream_is_ours_and_unofficial_without_the_rounds_own_loadgen() -> None:
+    spec = planned(round="v1.0", scenarios=["MultiStream"])[0]
+    assert rules_of(spec) == ["loadgen"]
+    assert "own fixed-interval generator" in spec.broken_rules[0].why
+    official = planned(round="v1.0", scenarios=["MultiStream"], loadgen={"path": "own"})[0]
+    assert (official.settings, official.user_conf) == (spec.settings, spec.user_conf)
+    for word, told in (("sample_concatenate_permutation", "has no"), ("performance_issue_unique", "exclude")):
+        with pytest.raises(PlanError, match=told):
+            planned(
+                round="v1.0",
+                scenarios=["MultiStream"],
+                loadgen={word: 1, "performance_issue_same": 1, "performance_sample_count_override": 1024},
+            )
+
+
+def test_the_old_multistream_is_official_with_the_rounds_own_loadgen() -> None:
     spec = planned(round="v1.0", benchmark="ssd-large", scenarios=["MultiStream"], loadgen={"path": "own"})[0]
     assert spec.settings["multi_stream_target_qps"] == 15.0
     assert spec.settings["multi_stream_max_async_queries"] == 1

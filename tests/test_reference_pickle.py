@@ -99,3 +99,30 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         assert "case.pkl is damaged or no pickle" in why(path)
     assert "cannot be read" in why(tmp_path / "absent.pkl")
+
+
+def test_a_list_that_is_named_a_thousand_million_times_is_made_once(tmp_path: Path) -> None:
+    held: Any = "x"
+    for _ in range(7):
+        held = [held] * 60
+    found = read_pickle("brats", written(tmp_path, {"a": held, "b": (held, held)}))
+    assert found["b"][0] is found["a"] and found["a"][0] is found["a"][59]
+    held = []
+    held.append(held)
+    assert "containers more than" in why(written(tmp_path, held))
+
+
+def test_a_pickle_that_asks_for_more_than_it_brings_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "case.pkl"
+    # A place in the memo, and bytes, beyond any memory.
+    for greedy in (b"\x80\x02]r\0\0\0\x7f.", b"\x80\x05\x96" + (1 << 40).to_bytes(8, "little") + b"abc."):
+        path.write_bytes(greedy)
+        assert "no honest pickle" in why(path)
+
+
+def test_a_shape_that_is_no_row_of_numbers_is_refused(tmp_path: Path) -> None:
+    reduced: Any = np.zeros(2).__reduce_ex__(5)
+    rebuild, given = reduced[0], reduced[1]
+    for shape in ([2], ((2,),), (2.0,)):
+        forged = Calls(rebuild, bytes(16), given[1], shape, "C")
+        assert "shape is no row of numbers" in why(written(tmp_path, forged, 5))

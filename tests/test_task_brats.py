@@ -172,3 +172,35 @@ def test_bad_data_is_named_before_the_clock_starts(tmp_path: Path) -> None:
 def test_bad_options_are_explained(options: dict[str, Any], message: str) -> None:
     with pytest.raises(TaskError, match=message):
         open_task("brats", options)
+
+
+NO_SIZES = {"inf": float("inf"), "nan": float("nan"), "long": 10**5000, "negative": -1, "text": "9" * 5000}
+
+
+@pytest.mark.parametrize("number", NO_SIZES.values(), ids=NO_SIZES)
+@pytest.mark.parametrize("key", ["original_size_of_raw_data", "size_after_cropping", "crop_bbox"])
+def test_sizes_that_no_scan_has_are_named(tmp_path: Path, key: str, number: Any) -> None:
+    options = made_brats.write(tmp_path, 1, 1)
+    folder = Path(options["path"])
+    case = next(path for path in folder.glob("*.pkl") if "MADE" in path.name)
+    value = [(number, 1)] * 3 if key == "crop_bbox" else [number] * 3
+    rewrite(case, lambda held: held[1].update({key: value}))
+    with pytest.raises(TaskError, match=f"{case}: its sizes or its crop_bbox are damaged"):
+        opened(options).prepare(tmp_path / "cache")
+
+
+def test_lists_of_no_sense_are_named(tmp_path: Path) -> None:
+    options = made_brats.write(tmp_path, 1, 1) | {"count": 0}
+    listed = tmp_path / "list.txt"
+
+    def why(**more: Any) -> str:
+        with pytest.raises(TaskError) as caught:
+            opened(options, **more).prepare(tmp_path / "cache")
+        return str(caught.value)
+
+    listed.write_text("root:" + "x" * 300)
+    assert "'root:xxx" in why(calibration=str(listed)) and "x" * 41 not in why(calibration=str(listed))
+    # Reading it fails with EIO, and it is a file.
+    assert "/proc/self/mem cannot be read" in why(calibration="/proc/self/mem")
+    (Path(options["path"]) / "preprocessed_files.pkl").write_bytes(pickle.dumps(["a" * 300]))
+    assert "is missing: a case of preprocessed_files.pkl" in why()

@@ -199,6 +199,39 @@ def test_a_bad_data_set_is_explained_before_anything_is_prepared(tmp_path: Path)
         assert wrong in why()
     for text in ("{", "[]", ""):
         listing.write_text(text)
-        assert "bring" in why()
+        assert "no JSON" in why() or "an entry is damaged" in why()
     listing.unlink()
     assert "instances_val2017.json is missing: it lists the photos and their boxes" in why()
+
+
+HUGE = "9" * 400
+DEEP = "[" * 200_000
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "wrong"),
+    [
+        ('"height": 64', '"height": 1e999', "height is no finite number"),
+        ('"height": 64', f'"height": {HUGE}', "height is no finite number"),
+        ('"height": 64', '"height": 1e300', "height is 1e+300"),
+        ('"area": 1.0', f'"area": {HUGE}', "area is no finite number"),
+        ('"area": 1.0', f'"area": {"9" * 5000}', "no JSON"),
+        ('"area": 1.0', '"area": NaN', "area is no finite number"),
+        ('"bbox": [0', '"bbox": [1e999', "bbox is no finite number"),
+        ('"file_name": "a.jpg"', '"file_name": 5', "a file_name is no text"),
+        ('"file_name": "a.jpg"', f'"file_name": "{"a" * 300}"', "are missing, first"),
+        ('"file_name": "a.jpg"', r'"file_name": "a\u0000"', "are missing, first"),
+        ('{"images"', f'{{"info": {DEEP}, "images"', "nested too deep"),
+    ],
+)
+def test_annotations_of_no_sense_are_named(tmp_path: Path, field: str, text: str, wrong: str) -> None:
+    box = {"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "bbox": [0, 0, 1, 1], "area": 1.0}
+    image = {"id": 1, "height": 64, "width": 64, "file_name": "a.jpg"}
+    whole = json.dumps({"images": [image], "categories": [{"id": 1, "name": "x"}], "annotations": [box]})
+    assert field in whole
+    write(tmp_path, 1)
+    (tmp_path / "annotations" / "instances_val2017.json").write_text(whole.replace(field, text))
+    with pytest.raises(TaskError) as caught:
+        open_task("coco-300", {"path": str(tmp_path)}).prepare(tmp_path / "cache")
+    assert wrong in str(caught.value) and "instances_val2017.json" in str(caught.value)
+    assert len(str(caught.value)) < 500

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import zipfile
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -185,3 +187,97 @@ def test_wrong_data_sets_are_explained(tmp_path: Path) -> None:
     assert f"holds neither {BIN_FILE}" in why()
     (folder / QUANTILE_FILE).unlink()
     assert "dist_quantile.txt is missing" in why()
+
+
+def test_the_count_is_compared_with_a_library_that_is_there_already(tmp_path: Path) -> None:
+    options = made_criteo.write(tmp_path / "data", 3, seed=7)
+    open_task("criteo", options).prepare(tmp_path / "cache")
+    with pytest.raises(TaskError, match="give 3 samples, the manifest says 330067"):
+        open_task("criteo", {**options, "count": 330067}).prepare(tmp_path / "cache")
+
+
+@pytest.mark.parametrize("most", [40_000_000, 17])
+def test_the_library_keeps_the_largest_indices(tmp_path: Path, most: int) -> None:
+    options = made_criteo.write(tmp_path / "data", 3, seed=8)
+    task = open_task("criteo", {**options, "max_ind_range": most})
+    library = task.prepare(tmp_path / "cache")
+    assert library.array("largest").tolist() == task.collate(all_of(library))[:, 13:].max(axis=0).tolist()
+
+
+def npz(**members: bytes) -> bytes:
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(f"{name}.npy", data)
+    return held.getvalue()
+
+
+def npy(shape: tuple[int, ...], descr: str = "<i8") -> bytes:
+    """An array's header without its numbers."""
+    held = io.BytesIO()
+    np.lib.format.write_array_header_1_0(held, {"descr": descr, "fortran_order": False, "shape": shape})
+    return held.getvalue()
+
+
+def forged(archive: bytes, at_local: int, at_central: int, value: int) -> bytes:
+    """`value` into a field of the first member's two headers."""
+    found = bytearray(archive)
+    found[at_local] = value
+    found[found.find(b"PK\x01\x02") + at_central] = value
+    return bytes(found)
+
+
+def bad_archives(*names: str) -> list[bytes]:
+    """Members that are encrypted, compressed in an unknown way, without a shape, endless, or no Python."""
+    good = npz(**dict.fromkeys(names, npy((26,)) + bytes(8 * 26)))
+    odd = npy((26,)).replace(b"'shape'", b"((((((1")
+    shapes = [npz(**dict.fromkeys(names, npy(shape))) for shape in ((), (10**13,), (-1,), (26, 2))]
+    return [forged(good, 6, 8, 1), forged(good, 8, 10, 99), npz(**dict.fromkeys(names, odd)), *shapes]
+
+
+def test_archives_of_no_sense_are_named(tmp_path: Path) -> None:
+    options = made_criteo.write(tmp_path / "data", 3, seed=9)
+
+    def why(**more: object) -> str:
+        with pytest.raises(TaskError) as caught:
+            open_task("criteo", {**options, **more}).prepare(tmp_path / "cache")
+        return str(caught.value)
+
+    counts = tmp_path / "data" / "day_fea_count.npz"
+    kept = counts.read_bytes()
+    arrays: list[Any] = [
+        np.int64(3),
+        np.full((26, 2), 300),
+        np.array(["a"] * 26),
+        np.zeros(26),
+        np.full(25, 300),
+    ]
+    for array in arrays:
+        np.savez(counts, counts=array)
+        assert "day_fea_count.npz is damaged: it holds no array 'counts' of 26 numbers" in why()
+    for archive in bad_archives("counts"):
+        counts.write_bytes(archive)
+        assert "day_fea_count.npz is damaged: it holds no array 'counts' of 26 numbers" in why()
+    counts.write_bytes(kept)
+    (tmp_path / "words.txt").write_text("9" * 400)
+    assert "one line of numbers" in why(quantiles=str(tmp_path / "words.txt"))
+    (tmp_path / "data" / BIN_FILE).unlink()
+    for archive in bad_archives("y", "X_int", "X_cat"):
+        (tmp_path / "data" / DAY_FILE).write_bytes(archive)
+        assert f"{DAY_FILE} is damaged" in why()
+        assert not list((tmp_path / "cache").glob("*.rows*"))
+
+
+def test_no_spare_file_is_left_by_an_error_of_another_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = open_task("criteo", made_criteo.write(tmp_path / "data", 3, seed=10, binary=False))
+
+    def full(*_: object) -> None:
+        assert list((tmp_path / "cache").glob("*.rows"))
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("workers.library.LibraryWriter.add_array", full)
+    with pytest.raises(OSError, match="No space left"):
+        task.prepare(tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("*.rows*"))

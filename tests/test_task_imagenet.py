@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +201,50 @@ def test_a_bad_data_set_is_explained_before_anything_is_prepared(tmp_path: Path)
         calibration=str(tmp_path / "absent.txt")
     )
     assert "is no folder" in why(path=str(tmp_path / "absent"))
+
+
+def jpeg_of(width: int, height: int) -> bytes:
+    """A small JPEG that says it has these sides."""
+    held = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(held, "JPEG")
+    data = bytearray(held.getvalue())
+    struct.pack_into(">HH", data, data.find(b"\xff\xc0") + 5, height, width)
+    return bytes(data)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(
+    ("sides", "wrong"),
+    [
+        ((60_000, 1), "is 60000 x 1 pixels: photos have up to 100 mega"),
+        ((1, 60_000), "one side up to 50 times the other"),
+        ((10_001, 10_000), "is 10001 x 10000 pixels"),
+        ((65_535, 65_535), "is damaged or not a picture .*exceeds limit"),
+    ],
+)
+def test_a_picture_that_would_fill_the_memory_is_refused_before_it_is_decoded(
+    tmp_path: Path, sides: tuple[int, int], wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(jpeg_of(*sides))
+    monkeypatch.setattr("cv2.imdecode", None)
+    with pytest.raises(TaskError, match=f"photo.jpg .*{wrong}"):
+        read_photo(photo)
+
+
+def test_a_wide_photo_and_a_large_one_are_read(tmp_path: Path) -> None:
+    for size in ((500, 10), (10, 500), (6_000, 4_000)):
+        Image.new("RGB", size, (9, 9, 9)).save(tmp_path / "photo.jpg")
+        assert read_photo(tmp_path / "photo.jpg").shape == (size[1], size[0], 3)
+
+
+def test_lists_of_no_sense_are_named(tmp_path: Path) -> None:
+    options = write(tmp_path / "data", 1)
+    for line, wrong in (
+        (f"a.jpg {'9' * 5000}", "line 1 has class 99999"),
+        (f"{'a' * 300} 1", "are missing, first"),
+    ):
+        (tmp_path / "data" / "val_map.txt").write_text(line)
+        with pytest.raises(TaskError) as caught:
+            open_task("imagenet", options).prepare(tmp_path / "cache")
+        assert wrong in str(caught.value) and len(str(caught.value)) < 400

@@ -13,7 +13,7 @@ import soundfile
 from tests import made_librispeech
 from workers.library import Library
 from workers.tasks import TaskError, open_task
-from workers.tasks.librispeech import VOCABULARY, spoken
+from workers.tasks.librispeech import VOCABULARY, decode, spoken
 
 TIME_BUDGET_S = 5
 COUNT = 5
@@ -164,7 +164,7 @@ def test_what_is_wrong_with_a_data_set_is_named(tmp_path: Path) -> None:
     manifest.write_text("{}")
     assert "is no JSON list of utterances" in why()
     manifest.write_text("[")
-    assert "cannot be read" in why()
+    assert "no JSON" in why()
     manifest.write_text("[]")
     assert "has no utterance of up to 15 s" in why()
 
@@ -175,3 +175,54 @@ def test_options_that_contradict_are_refused() -> None:
             open_task("librispeech", options)
     with pytest.raises(TaskError, match="count must not be negative"):
         open_task("librispeech", {"path": "x", "count": -1})
+
+
+def test_manifests_and_lists_of_no_sense_are_named(tmp_path: Path) -> None:
+    prepared(tmp_path)
+    folder = tmp_path / "data"
+    manifest, listing = folder / "dev-clean-wav.json", tmp_path / "list.txt"
+    good, entry = manifest.read_text(), json.dumps([{**entries(tmp_path)[1], "original_duration": 1.0}])
+
+    def why(**options: Any) -> str:
+        with pytest.raises(TaskError) as caught:
+            open_task("librispeech", {"path": str(folder), **options}).prepare(tmp_path / "cache")
+        assert len(str(caught.value)) < 500
+        return str(caught.value)
+
+    manifest.write_text("[" * 200_000)
+    assert "dev-clean-wav.json" in (text := why()) and "nested too deep" in text
+    for duration in ("9" * 400, "1e999", "NaN", "0", "-1"):
+        manifest.write_text(entry.replace('"original_duration": 1.0', f'"original_duration": {duration}'))
+        assert "dev-clean-wav.json: utterance 0 has an original_duration" in why()
+    manifest.write_text(json.dumps([{**json.loads(entry)[0], "files": [{"fname": "a" * 300, "speed": 1}]}]))
+    assert "is missing: the manifest names it" in why()
+    manifest.write_text(good)
+    listing.write_bytes(b"\xff\xfe\0")
+    assert "list.txt cannot be read" in why(calibration=str(listing))
+    assert "/proc/self/mem cannot be read" in why(calibration="/proc/self/mem")
+    listing.write_text("root:\x1b[31m" + "x" * 300)
+    assert "names root:?[31mx" in why(calibration=str(listing))
+
+
+def test_a_file_that_is_longer_than_the_manifest_says_is_refused_unread(tmp_path: Path) -> None:
+    prepared(tmp_path)
+    folder = tmp_path / "data"
+    wav = folder / entries(tmp_path)[2]["files"][0]["fname"]
+
+    def why() -> str:
+        with pytest.raises(TaskError) as caught:
+            open_task("librispeech", {"path": str(folder)}).prepare(tmp_path / "cache")
+        return str(caught.value)
+
+    soundfile.write(wav, np.zeros(int(15.02 * 16000)), 16000, subtype="PCM_U8")
+    assert "0002.wav is 15.02 s long and listed as up to 15 s" in why()
+    with soundfile.SoundFile(wav, "w", 16000, 1, "PCM_16", format="FLAC") as file:
+        file.write(np.zeros(16000))
+    whole = bytearray(wav.read_bytes())
+    for most, wrong in ((b"\xff\xff\xff\xff", "s long and listed as"), (b"\0\0\x7d\0", "0002.wav is")):
+        # How many there are, in FLAC's STREAMINFO: 36 bits.
+        whole[21:26] = bytes([whole[21] & 0xF0 | most[0] & 0x0F]) + most
+        wav.write_bytes(whole)
+        assert wrong in why()
+    soundfile.write(wav, np.zeros(int(15.005 * 16000)), 16000)
+    assert decode(wav).shape == (240_080,)

@@ -197,7 +197,7 @@ def test_a_bad_data_set_is_explained(tmp_path: Path) -> None:
     assert "no folder" in why(path=str(questions))
     good = questions.read_text()
     for text, part in (
-        (good[:-9], "damaged"),
+        (good[:-9], "no JSON"),
         ("[]", "damaged"),
         (good.replace('"question"', '"quest"'), "no 'question'"),
         (json.dumps({"data": []}), "no question"),
@@ -236,3 +236,31 @@ def test_the_vocabulary_may_lie_where_the_reference_puts_it(tmp_path: Path) -> N
 def test_options_that_contradict_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(TaskError):
         open_task("squad", options)
+
+
+def test_files_of_no_sense_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    made = made_squad.write(folder, 3, 1)
+    questions, vocab = folder / "dev-v1.1.json", folder / "vocab.txt"
+
+    def why(**options: object) -> str:
+        with pytest.raises(TaskError) as caught:
+            open_task("squad", made | options).prepare(tmp_path / "cache")
+        return str(caught.value)
+
+    good, words = questions.read_text(), vocab.read_text().rstrip("\n").split("\n")
+    questions.write_text("[" * 200_000)
+    assert "dev-v1.1.json" in (text := why()) and "nested too deep" in text
+    data = json.loads(good)
+    data["data"][0]["paragraphs"][0]["context"] = ["a" * 1000]
+    questions.write_text(json.dumps(data))
+    assert "a list stands where a text must" in why()
+    questions.write_text(good)
+    listing = tmp_path / "list.txt"
+    for word in ("9" * 5000, "root:" + "x" * 400):
+        listing.write_text(word)
+        assert "entry 1, " in why(calibration=str(listing)) and word[:60] not in why(calibration=str(listing))
+    vocab.write_text("\n".join([*words, words[7]]) + "\n")
+    assert (
+        f"vocab.txt is not BERT's vocabulary: line {len(words) + 1}, {words[7]!r}, stands in line 8" in why()
+    )

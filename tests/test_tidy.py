@@ -41,9 +41,9 @@ LAYERS = {
 # Names that say nothing about what a module knows.
 EMPTY_NAMES = {"util", "utils", "common", "core", "base", "manager", "helper", "helpers", "misc"}
 UNSAFE_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
-# Readers of the references' pickles (volumes; detection networks): each allows a handful of names.
+# Readers of pickles (networks that were pickled whole; the references' volumes): a handful of names each.
 RESTRICTED_READERS = {
-    "workers/models/pickled_module.py": "pickle",
+    "workers/models/inert_pickle.py": "pickle",
     "workers/tasks/reference_pickle.py": "pickle",
 }
 HARMLESS = {"pickle.UnpicklingError"}  # what torch.load(weights_only=True) raises for a file that it refuses

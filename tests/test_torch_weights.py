@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,29 @@ def test_a_published_name_that_is_missing_is_told(tmp_path: Path) -> None:
     torch.save(Hooked().state_dict(), file)
     with pytest.raises(BackendError, match=r"other.pt does not fit the model: it holds no 'emb'"):
         load_network(TorchOptions(model="hooked", weights=str(file)), {}, 1)
+
+
+@pytest.mark.parametrize(
+    ("found", "change"),
+    [
+        ("quantised numbers (qint8)", lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8)),
+        ("complex numbers (complex64)", lambda t: t.to(torch.complex64)),
+        ("whole numbers (int8)", lambda t: t.to(torch.int8)),
+        ("truth numbers (bool)", lambda t: t.to(torch.bool)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # torch deprecates quantised tensors; files of them remain
+def test_numbers_of_another_kind_are_refused(
+    tmp_path: Path, found: str, change: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    file = tmp_path / "other.pt"
+    state = {**Hooked().state_dict(), "emb": torch.ones(6, 4)}
+    del state["table"]
+    torch.save({**state, "layer.weight": change(state["layer.weight"])}, file)
+    with pytest.raises(BackendError, match=re.escape(f"layer.weight holds {found} where the model has fl")):
+        load_network(TorchOptions(model="hooked", weights=str(file)), {}, 1)
+    torch.save({**state, "layer.weight": state["layer.weight"].bfloat16()}, file)
+    load_network(TorchOptions(model="hooked", weights=str(file)), {}, 1)
 
 
 def test_kernels_of_two_and_three_dimensions_are_laid_out_channels_last(

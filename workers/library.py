@@ -2,7 +2,7 @@
 
 A library is written in a folder NAME.partial beside its own, which is renamed when complete:
 
-    parameters.json   what is being made: format, task, meta
+    parameters.json   what is being made: format, task, meta, and by which code (made_by)
     samples.bin       the samples so far
     sizes.journal     for each of them its size (int64) and CRC-32 (uint32), little-endian
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import importlib.metadata
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +48,7 @@ from workers.library_reader import (
     sha256_of,
     tell,
 )
+from workers.limits import memory_bytes, usable_cpus
 
 __all__ = ["Library", "LibraryError", "LibraryWriter", "heard_by", "prepare_library"]
 
@@ -59,6 +62,11 @@ _JOURNAL_EVERY_S = 1.0
 # together take at most an eighth of the memory: a volume of BraTS is 128 MB, and making it takes some more.
 _WAITING_RESULTS = 2
 _SHARE_OF_MEMORY = 8
+# What making takes beside its result is bounded where a task tells it, to half of the memory.
+_SHARE_FOR_MAKING = 2
+# What a sample's bytes depend on besides the tasks' own code, by the names that pip knows.
+_PREPROCESSING = ["numpy", "opencv-python-headless", "opencv-python", "scipy", "pillow", "tokenizers"]
+_PREPROCESSING += ["soundfile", "nibabel"]
 
 Job = TypeVar("Job")
 Sample = bytes | bytearray | memoryview | np.ndarray
@@ -76,6 +84,7 @@ class LibraryWriter:
     ) -> None:
         self.folder = Path(folder)
         self._index: dict[str, Any] = {"format": FORMAT, "task": task, "meta": meta or {}}
+        self._index["made_by"] = made_by()
         self._sizes = array("q")
         self._files: list[str] = [SAMPLES_FILE, OFFSETS_FILE]
         self._hash = hashlib.sha256()
@@ -91,6 +100,7 @@ class LibraryWriter:
         whose = "" if resumable else f".{os.getpid()}"
         self._partial = self.folder.with_name(f"{self.folder.name}{whose}.partial")
         if not (resumable and self._take_over()):
+            self._forget()
             shutil.rmtree(self._partial, ignore_errors=True)
             self._partial.mkdir()
             (self._partial / PARAMETERS_FILE).write_text(self._parameters())
@@ -124,15 +134,19 @@ class LibraryWriter:
         each = data.nbytes // len(rows) if len(rows) else 0
         self._sizes.frombytes(np.full(len(rows), each, np.int64).tobytes())
 
-    def add_all(self, jobs: Sequence[Job], make: Callable[[Job], Sample]) -> None:
+    def add_all(
+        self, jobs: Sequence[Job], make: Callable[[Job], Sample], peak_bytes: int | None = None
+    ) -> None:
         """Append make(job) of every job, in order; `make` is called in as many threads as there are cores.
 
-        The first jobs may be those of an earlier writer, whose samples are kept. The error of the first job
-        that fails is raised.
+        `peak_bytes`: what one call of `make` may take at most, where that is far more than its result; then
+        no more threads than fit into half of the memory. The first jobs may be those of an earlier writer,
+        whose samples are kept. The error of the first job that fails is raised.
         """
         done = min(self._unclaimed, len(jobs))
         self._unclaimed -= done
-        threads = max(1, min(len(os.sched_getaffinity(0)), len(jobs) - done))
+        fitting = memory_bytes() // _SHARE_FOR_MAKING // peak_bytes if peak_bytes else len(jobs)
+        threads = max(1, min(usable_cpus(), len(jobs) - done, fitting))
         pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
         waiting: deque[Future[Sample]] = deque()
         try:
@@ -153,7 +167,7 @@ class LibraryWriter:
         """How many samples may be in work or wait to be written: what the memory holds of the largest."""
         if not self._largest:
             return 2  # until the first says how large they are
-        return max(2, min(threads + _WAITING_RESULTS, _memory_bytes() // _SHARE_OF_MEMORY // self._largest))
+        return max(2, min(threads + _WAITING_RESULTS, memory_bytes() // _SHARE_OF_MEMORY // self._largest))
 
     def add_array(self, name: str, values: np.ndarray) -> None:
         """Keep an array beside the samples, such as "labels"."""
@@ -172,6 +186,7 @@ class LibraryWriter:
         os.fsync(self._out.fileno())
         self._out.close()
         sizes = np.frombuffer(self._sizes, np.int64)
+        self._refuse_other_length(int(sizes.sum()))
         np.save(self._partial / OFFSETS_FILE, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]))
         known = {SAMPLES_FILE: self._hash.hexdigest()}
         self._index |= {"count": len(self._sizes), "files": {}}
@@ -238,16 +253,18 @@ class LibraryWriter:
                     if not self._take_over_one(file, size, checksum):
                         break
                     tell(CONTINUING, number + 1, len(entries) // _ENTRY.size)
+            os.truncate(samples, sum(self._sizes))
+            os.truncate(journal, len(self._sizes) * _ENTRY.size)
+            for extra in [*self._partial.glob("*.npy"), self._partial / INDEX_FILE]:
+                extra.unlink(missing_ok=True)
         except (OSError, UnicodeDecodeError):
             return False
-        if not self._sizes:
-            return False
-        os.truncate(samples, sum(self._sizes))
-        os.truncate(journal, len(self._sizes) * _ENTRY.size)
-        for extra in [*self._partial.glob("*.npy"), self._partial / INDEX_FILE]:
-            extra.unlink(missing_ok=True)
         self._unclaimed = len(self._sizes)
-        return True
+        return self._unclaimed > 0
+
+    def _forget(self) -> None:
+        """Keep nothing of what an earlier writer left, nor of an attempt to read it."""
+        self._unclaimed, self._sizes, self._hash = 0, array("q"), hashlib.sha256()
 
     def _take_over_one(self, file: Any, size: int, checksum: int) -> bool:
         """Read on by one sample and keep it if it is what the journal says."""
@@ -269,7 +286,7 @@ class LibraryWriter:
         if self._unclaimed == len(self._sizes) > 0:
             self._out.close()
             self._out = open(self._partial / SAMPLES_FILE, "wb", buffering=1 << 20)  # noqa: SIM115
-            self._unclaimed, self._sizes, self._hash = 0, array("q"), hashlib.sha256()
+            self._forget()
         self._refuse_unclaimed()
         if self._resumable:
             self._resumable = False
@@ -283,6 +300,33 @@ class LibraryWriter:
             raise LibraryError(
                 f"{self._partial} held more samples than this data set has; it was deleted: prepare again"
             )
+
+    def _refuse_other_length(self, total_bytes: int) -> None:
+        """A library whose sizes do not fit its bytes must never get its name: it would be there for good."""
+        found = (self._partial / SAMPLES_FILE).stat().st_size
+        if found != total_bytes:
+            self._resumable = False  # which lets __exit__ delete it
+            raise LibraryError(
+                f"{self._partial / SAMPLES_FILE} has {found} bytes instead of {total_bytes}; it was deleted: "
+                "prepare again"
+            )
+
+
+@cache
+def made_by() -> dict[str, str]:
+    """What decides the bytes of samples: a hash of the tasks' code, and versions of what they call."""
+    found = {"tasks_sha256": _code_sha256(Path(__file__).parent / "tasks")}
+    for name in _PREPROCESSING:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _code_sha256(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def prepare_library(
@@ -309,10 +353,6 @@ def _bytes_of(sample: Sample) -> memoryview:
         flat = np.ascontiguousarray(sample).reshape(-1)
         return flat.view(np.uint8).data if flat.nbytes else memoryview(b"")
     return memoryview(sample).cast("B")
-
-
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 
 A library is a folder:
 
-    library.json    format, task, count, the task's own meta, and the size and sha256 of every other file
+    library.json    format, task, count, the task's own meta, what code made it (made_by), and the size and
+                    sha256 of every other file
     samples.bin     the samples' bytes, back to back
     offsets.npy     int64 (count + 1,): sample i is samples.bin[offsets[i]:offsets[i + 1]]
     NAME.npy        further arrays for scorers, such as labels.npy
@@ -70,6 +71,8 @@ class Library:
         self.task: str = index["task"]
         self.count: int = index["count"]
         self.meta: dict[str, Any] = index["meta"]
+        # sha256 of the code that prepared it, and versions of the libraries; empty if not recorded.
+        self.made_by: dict[str, str] = index.get("made_by", {})
         self.sizes: np.ndarray = np.diff(offsets)
         self.files: dict[str, dict[str, Any]] = index["files"]
         self._offsets = offsets
@@ -163,7 +166,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
         index = json.loads(path.read_text())
     except FileNotFoundError:
         raise LibraryError(f"{path} is missing: {folder} is not a prepared sample library") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last: brackets nested too deep
         raise LibraryError(f"{path} cannot be read ({error}); {_mend(folder)}") from None
     if not _index_is_sound(index):
         raise LibraryError(f"{path} is damaged; {_mend(folder)}")
@@ -191,6 +194,7 @@ def _index_is_sound(index: object) -> bool:
         and index["count"] > 0
         and isinstance(index.get("task"), str)
         and isinstance(index.get("meta"), dict)
+        and isinstance(index.get("made_by", {}), dict)
     )
 
 

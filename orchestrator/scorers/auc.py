@@ -20,20 +20,20 @@ from workers.library import Library
 def score(
     path: Path, library: Library, expected_count: int, only: Collection[int] | None = None
 ) -> AccuracyScore:
-    """AUC over the pairs of the first `expected_count` samples (or `only` those), and the share that rounds right.
+    """AUC over the pairs of the first `expected_count` samples, or of `only`, and the share that is right.
 
     Arrays of the library: `targets` (pairs,) of 0 and 1, and `bounds` (samples + 1,): which pairs are whose.
     """
     bounds = library.array("bounds")
     asked = range(expected_count) if only is None else sorted(only)
-    wanted = np.zeros(bounds[expected_count], bool)
+    mine = np.zeros(bounds[expected_count], bool)  # the pairs of the samples asked
     for sample in asked:
-        wanted[bounds[sample] : bounds[sample + 1]] = True
-    targets = library.array("targets")[: bounds[expected_count]][wanted]
-    if not len(targets) or targets.min() == targets.max():
-        same = f"the {len(targets)} pairs of {len(asked)} samples are all alike"
+        mine[bounds[sample] : bounds[sample + 1]] = True
+    targets = library.array("targets")[: bounds[expected_count]][mine]
+    if targets.min() == targets.max():
+        same = f"the {len(targets)} pairs of {len(asked)} samples are all {targets[0]}"
         raise AccuracyError(f"{library.folder}: {same}, and AUC needs clicked ones and others")
-    predictions, digest = np.zeros(len(wanted), np.float32), hashlib.sha256()
+    predictions, digest = np.zeros(len(mine), np.float32), hashlib.sha256()
     firsts, ends = bounds[:-1].tolist(), bounds[1:].tolist()
     for qsl_idx, data in first_answers(path, expected_count, digest, only):
         first, end = firsts[qsl_idx], ends[qsl_idx]
@@ -42,7 +42,7 @@ def score(
             raise AccuracyError(f"{path}: the response to sample {qsl_idx} has {len(data)} bytes, {wanted}")
         predictions[first:end] = np.frombuffer(data, "<f4")
     _refuse_endless(path, predictions, bounds)
-    predictions = predictions[wanted]
+    predictions = predictions[mine]
     value = 100.0 * float(roc_auc_score(targets, predictions))
     good, total = int((np.rint(predictions) == targets).sum()), len(targets)
     line = f"AUC={value:.3f}%, accuracy={100.0 * good / total:.3f}%, good={good}, total={total}"

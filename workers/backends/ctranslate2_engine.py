@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 
 from workers.backends import BackendError, read_options
 from workers.backends.slots import Computed, Slot, SlotBackend, threads_of
+from workers.backends.weight_files import sha256_of, sha256_of_all
 from workers.backends.whisper import COMPUTE_TYPES, TOKENIZER_FILE, VERSION, Whisper
 from workers.installed import LocateError, locate
 from workers.tasks import Task
@@ -60,7 +60,7 @@ class WhisperSlot:
 def _load(options: Ctranslate2Options) -> tuple[Whisper, dict[str, Any]]:
     """The folder's network, hashed before it is read, and its facts."""
     folder = _folder(options.weights)
-    sha256 = _sha256(folder / WEIGHTS_FILE)
+    sha256 = sha256_of(folder / WEIGHTS_FILE)
     if options.weights_sha256 not in ("", sha256):
         raise BackendError(
             f"backend.weights: {folder / WEIGHTS_FILE} has sha256 {sha256}, not backend.weights_sha256"
@@ -76,7 +76,7 @@ def _load(options: Ctranslate2Options) -> tuple[Whisper, dict[str, Any]]:
     return whisper, {
         "engine": "ctranslate2",
         "model": options.model or folder.name,
-        "model_hash": sha256,
+        "model_hash": sha256_of_all(_files(folder)),
         "weights": folder.name,
         "weights_sha256": sha256,
         "device": options.device,
@@ -97,12 +97,12 @@ def _folder(path: str) -> Path:
     return folder
 
 
-def _sha256(file: Path) -> str:
-    try:
-        with open(file, "rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError as error:
-        raise BackendError(f"backend.weights: {file} cannot be read ({error.strerror})") from None
+def _files(folder: Path) -> dict[str, Path]:
+    """The network's: its layers' sizes, its words and how it counts them lie beside the weights.
+
+    CTranslate2 reads no folders in the folder, and no hidden files: what a download leaves there is no part.
+    """
+    return {file.name: file for file in folder.iterdir() if file.is_file() and file.name[0] != "."}
 
 
 def open_engine(options: Mapping[str, Any], task: Task, max_batch: int) -> SlotBackend:

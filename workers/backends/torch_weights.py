@@ -15,6 +15,7 @@ from workers.backends import BackendError
 from workers.installed import LocateError, locate
 from workers.models import ModelError
 from workers.models.pickled_module import read_state
+from workers.models.strict_state import load_strictly
 from workers.models.torchscript_state import is_torchscript, read_tensors
 
 # A tensor of more bytes is summed where it lies. For sha256, DLRM's 48 GB of tables would have to be copied
@@ -97,7 +98,7 @@ def load_weights(module: nn.Module, path: str, wanted_sha256: str) -> dict[str, 
     try:
         if isinstance(state, dict) and hasattr(module, "load_published"):
             state = module.load_published(state)
-        module.load_state_dict(state, strict=True)
+        load_strictly(module, state)
     except KeyError as error:
         why = f"it holds no {error.args[0]!r}" if error.args else "a name is missing"
         raise BackendError(f"backend.weights: {file} does not fit the model: {why}") from None
@@ -120,6 +121,8 @@ def _read(file: Path, classes: tuple[str, ...]) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except OSError:
         raise
+    except ModelError as error:
+        raise BackendError(f"backend.weights: {error}") from None
     except Exception:
         # What a damaged file makes torch raise is not documented, and its text for an unsafe file proposes
         # weights_only=False, which would run whatever code the file holds.

@@ -98,11 +98,12 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: torch.Tensor, places: Places) -> torch.Tensor:
         """(R, hidden) -> (R, hidden)."""
+        shape = (len(x), 3, self.heads, x.shape[1] // self.heads)
         if hasattr(self, "joined"):
-            joined = self.joined(x).view(len(x), 3, self.heads, -1)
+            joined = self.joined(x).view(shape)
         else:
             parts = [self.query(x), self.key(x), self.value(x)]
-            joined = torch.stack(parts, 1).view(len(x), 3, self.heads, -1)
+            joined = torch.stack(parts, 1).view(shape)
         q, k, v = joined.unbind(1)
         if places.packed:
             # The longest sample is not known without waiting for the device. The most there can be costs
@@ -110,7 +111,7 @@ class SelfAttention(nn.Module):
             found = varlen_attn(q, k, v, places.ends, places.ends, POSITIONS, POSITIONS)
         else:
             found = _grouped_attention(q, k, v, places)
-        return found.reshape(len(x), -1)
+        return found.reshape(x.shape)
 
 
 def _grouped_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, places: Places) -> torch.Tensor:

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from workers.installed import LocateError, locate
 from workers.models import ModelError
+from workers.models.strict_state import load_strictly
 from workers.models.torchscript_state import read_tensors
 
 BOX_SIDE = 128
@@ -176,8 +177,8 @@ def _box(found: torch.Tensor, sides: torch.Size) -> Box:
 def _load(network: LinkNet, path: str) -> None:
     """The option `box_weights`; ModelError says what is wrong with it."""
     try:
-        network.load_state_dict(read_tensors(locate(path)), strict=True)
-    except (LocateError, OSError, RuntimeError, ValueError) as error:
+        load_strictly(network, read_tensors(locate(path)))
+    except (LocateError, ModelError, OSError, RuntimeError) as error:
         first = (str(error).strip().splitlines() or ["?"])[0]
         raise ModelError(f"deepbet: box_weights {path} cannot be loaded: {first}") from None
 

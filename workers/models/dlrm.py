@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from workers.library import Library
 from workers.models import ModelError
 from workers.models.seeded import fill_uniform_
 from workers.tasks.criteo import DENSE, TABLE_ROWS
@@ -113,6 +114,19 @@ class Dlrm(nn.Module):
         self._empty = -features % _ALIGNED
         self._padded_dense = DENSE
         self.register_buffer("_below", _below_diagonal(features, features + self._empty), persistent=False)
+
+    def check_library(self, library: Library) -> None:
+        """ModelError if a sample holds an index that its table lacks, which `forward` would not notice."""
+        if "largest.npy" not in library.files:  # made samples: their answers mean nothing
+            return
+        largest, rows = library.array("largest").tolist(), self.emb_l.rows
+        if len(largest) != len(rows):
+            raise ModelError(f"model 'dlrm' has {len(rows)} tables, the data set {len(largest)} features")
+        for number, (index, size) in enumerate(zip(largest, rows, strict=True)):
+            if index >= size:
+                wrong = f"table {number} has {size} rows and the data set index {index}"
+                mend = "set backend.options.rows and task.max_ind_range to those of the weights"
+                raise ModelError(f"model 'dlrm': {wrong}; {mend}")
 
     def fold(self) -> None:
         """Widen the first layers with zeros, so that fp16 reaches the matrix units: 13 -> 16, 479 -> 480.

@@ -43,6 +43,13 @@ LABELS_FOLDER = "labelsTr"
 _LONGEST_SIDE = 4096
 
 
+def _voxels(number: Any) -> int:
+    """A side or place in a scan; OverflowError for one that no scan has."""
+    if not 0 <= number <= _LONGEST_SIDE:
+        raise OverflowError(f"a number beyond 0 to {_LONGEST_SIDE}")
+    return int(number)
+
+
 class BratsTask:
     """Volumes (4, *shape) of the cases in `path`, or `generated` random ones; `shape` is for tests."""
 
@@ -132,7 +139,7 @@ class BratsTask:
         if self.calibration:
             names = self._calibrating(set(names))
         if bad := [name for name in names if Path(name).name != name or name in ("", ".", "..")]:
-            raise self._error(f"{folder / LIST_FILE} names {bad[0]!r}, which is no name of a case")
+            raise self._error(f"{folder / LIST_FILE} names {bad[0]!r:.40}, which is no name of a case")
         if self.count and len(names) != self.count:
             raise self._error(f"{folder} has {len(names)} cases, task.count says {self.count}", "count")
         missing = f"a case of {LIST_FILE}; {made}"
@@ -141,10 +148,13 @@ class BratsTask:
     def _calibrating(self, known: set[str]) -> list[str]:
         """The cases of the calibration list (calibration/BraTS/brats_cal_images_list.txt), in its order."""
         file = source_file(self.name, Path(self.calibration), "the calibration list", "calibration")
-        names = file.read_text(errors="replace").split()
+        try:
+            names = file.read_text(errors="replace").split()
+        except OSError as error:
+            raise self._error(f"{file} cannot be read ({error.strerror})", "calibration") from None
         absent = [name for name in names if name not in known]
         if absent or not names:
-            what = f"{absent[0]!r}, which is not among the preprocessed cases" if absent else "no case"
+            what = f"{absent[0]!r:.40}, which is not among the preprocessed cases" if absent else "no case"
             mend = "give preprocess.py this list as --validation_fold_file"
             raise self._error(f"{file} names {what}; {mend}", "calibration")
         return names
@@ -179,12 +189,15 @@ class BratsTask:
     def _geometry(self, properties: dict[str, Any], case: Path) -> dict[str, Any]:
         """Where the volume lies in the scan: `geometry` is (size of the scan, first voxel, size cropped)."""
         try:
-            scan = [int(n) for n in properties["original_size_of_raw_data"]]
-            first = [int(low) for low, _ in properties["crop_bbox"]]
-            cropped = [int(n) for n in properties["size_after_cropping"]]
-            resampled = [int(n) for n in properties.get("size_after_resampling", cropped)]
-        except (KeyError, TypeError, ValueError) as error:
+            scan = [_voxels(n) for n in properties["original_size_of_raw_data"]]
+            first = [_voxels(low) for low, _ in properties["crop_bbox"]]
+            cropped = [_voxels(n) for n in properties["size_after_cropping"]]
+            resampled = [_voxels(n) for n in properties.get("size_after_resampling", cropped)]
+        except KeyError as error:
             raise self._error(f"{case}: its properties lack {error}; preprocess it anew") from None
+        except (TypeError, ValueError, OverflowError) as error:
+            wrong = f"its sizes or its crop_bbox are damaged ({error!s:.80})"
+            raise self._error(f"{case}: {wrong}; preprocess it anew") from None
         inside = all(f >= 0 and f + c <= s for s, f, c in zip(scan, first, cropped, strict=False))
         fits = all(0 < c <= side for c, side in zip(cropped, self._sides, strict=False))
         if not (len(scan) == len(first) == len(cropped) == 3 and inside and fits and resampled == cropped):

@@ -9,6 +9,7 @@ github.com/mlcommons/inference/issues/788).
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from workers.tasks.photos import (
     read_photo,
     refuse_missing,
 )
-from workers.tasks.sources import listing_digest, source_file, source_folder
+from workers.tasks.sources import listing_digest, read_json, source_file, source_folder
 
 ANNOTATIONS = "annotations/instances_val2017.json"
 PHOTOS = "val2017"
@@ -41,6 +42,7 @@ STD = np.array([0.229, 0.224, 0.225], np.float32)
 # coco.py: PostProcessCocoPt of ssd-resnet34 drops what scores less.
 SCORE_THRESHOLD = 0.05
 NO_DETECTION = -1.0
+_LARGEST = 1 << 53  # of the file's whole numbers: as far as float64 counts
 
 
 class CocoTask:
@@ -255,17 +257,16 @@ def read_annotations(task: str, path: Path, count: int) -> tuple[dict[str, Any],
     def refuse(wrong: str, option: str = "path") -> TaskError:
         return TaskError(f"task {task!r}: {path}: {wrong}", option)
 
+    coco = read_json(task, path)
     try:
-        coco = json.loads(path.read_bytes())
         images = [_image(one) for one in _each(coco, "images", refuse)]
-        names = [str(one["file_name"]) for one in coco["images"]]
-        categories = [{"id": int(one["id"]), "name": str(one["name"])} for one in coco["categories"]]
+        names = [_name(one) for one in coco["images"]]
+        categories = [{"id": _whole(one, "id"), "name": str(one["name"])} for one in coco["categories"]]
         known = {one["id"] for one in images}
         boxes = [_box(one) for one in _each(coco, "annotations", refuse) if one["image_id"] in known]
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise refuse(f"it cannot be read as COCO annotations ({error}); bring it anew") from None
-    except (KeyError, TypeError) as error:
-        raise refuse(f"an entry is damaged ({type(error).__name__}: {error}); bring the file anew") from None
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise refuse(f"an entry is damaged ({why:.120}); bring the file anew") from None
     if len(known) != len(images):
         raise refuse("two photos have the same id")
     if count and len(images) != count:
@@ -281,10 +282,33 @@ def _each(coco: dict[str, Any], key: str, refuse: Callable[[str], TaskError]) ->
 
 
 def _image(entry: dict[str, Any]) -> dict[str, int]:
-    return {key: int(entry[key]) for key in ("id", "height", "width")}
+    return {key: _whole(entry, key) for key in ("id", "height", "width")}
+
+
+def _name(entry: dict[str, Any]) -> str:
+    if not isinstance(entry["file_name"], str):
+        raise TypeError("a file_name is no text")
+    return entry["file_name"]
+
+
+def _whole(entry: dict[str, Any], key: str) -> int:
+    number = _finite(entry[key], key)
+    if abs(number) > _LARGEST:
+        raise ValueError(f"{key} is {number:g}")
+    return int(entry[key])
+
+
+def _finite(value: Any, key: str) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf  # a whole number of hundreds of digits
+    if not math.isfinite(number):
+        raise ValueError(f"{key} is no finite number")
+    return number
 
 
 def _box(entry: dict[str, Any]) -> dict[str, Any]:
-    left, top, width, height = (float(number) for number in entry["bbox"])
-    whole = {key: int(entry[key]) for key in ("id", "image_id", "category_id", "iscrowd")}
-    return whole | {"bbox": [left, top, width, height], "area": float(entry["area"])}
+    left, top, width, height = (_finite(number, "bbox") for number in entry["bbox"])
+    whole = {key: _whole(entry, key) for key in ("id", "image_id", "category_id", "iscrowd")}
+    return whole | {"bbox": [left, top, width, height], "area": _finite(entry["area"], "area")}

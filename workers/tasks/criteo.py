@@ -25,7 +25,7 @@ import numpy as np
 from workers.library import Library, LibraryWriter, prepare_library
 from workers.protocol import Responses
 from workers.tasks import MOST_SAMPLES, WARM_UP_SEED, TaskError, check_options, refuse_too_large
-from workers.tasks.criteo_rows import BIN_WORDS, half_of_day, map_rows, table_counts
+from workers.tasks.criteo_rows import BIN_WORDS, half_of_day, map_rows, read_table_counts, table_counts
 from workers.tasks.sources import listing_digest, source_file, source_folder
 
 DENSE = 13
@@ -94,7 +94,10 @@ class CriteoTask:
         rows_file, first_half = self._rows_file(folder)
         counts = table_counts(folder)
         files = [rows_file] + ([counts] if counts else [])
-        parameters = f"{quantiles.tolist()} {self.max_ind_range} {first_half} {GROUP_SEED} int32 13+26"
+        known = read_table_counts(counts, SPARSE) if counts else None
+        parameters = (
+            f"{quantiles.tolist()} {self.max_ind_range} {first_half} {GROUP_SEED} int32 13+26 largest"
+        )
         library = cache / f"{self.name}-{listing_digest(parameters, files)[:16]}"
         meta: dict[str, Any] = {
             "source": self.path,
@@ -108,13 +111,19 @@ class CriteoTask:
             if rows_file.suffix == ".npz":
                 rows = half_of_day(rows_file, spare, first_half, None if first_half else limit)
             try:
-                self._build(writer, map_rows(rows), rows_file, quantiles, counts)
-            except TaskError:
-                spare.unlink(missing_ok=True)  # while a killed prepare goes on with it
-                raise
-            spare.unlink(missing_ok=True)
+                self._build(writer, map_rows(rows), rows_file, quantiles, known)
+            finally:
+                spare.unlink(missing_ok=True)  # that of a killed prepare stays, and is gone on with
 
-        return prepare_library(library, self.name, build, meta)
+        prepared = prepare_library(library, self.name, build, meta)
+        self._check_count(rows_file, prepared.count)
+        return prepared
+
+    def _check_count(self, file: Path, count: int) -> None:
+        """TaskError unless there are as many samples as the manifest says."""
+        if self.count and count != self.count:
+            wrong = f"{file} and the quantiles give {count} samples, the manifest says {self.count}"
+            raise TaskError(f"task {self.name!r}: {wrong}; bring the right files or correct it", "count")
 
     def _rows_file(self, folder: Path) -> tuple[Path, bool]:
         """The file to read, and whether it is for its test half or for its calibration half."""
@@ -139,7 +148,7 @@ class CriteoTask:
             # As the reference reads it: the first line counts.
             words = path.read_text().splitlines()[0].split(",")
             found = np.array([int(word) for word in words], np.int64)
-        except (OSError, ValueError, IndexError):
+        except (OSError, ValueError, IndexError, OverflowError):
             raise TaskError(f"{path} is not {WHERE_QUANTILES}: one line of numbers", "quantiles") from None
         if (found < 1).any() or (found > 1 << 20).any():
             raise TaskError(f"{path} holds a size of samples that is none: {found.tolist()}", "quantiles")
@@ -151,21 +160,21 @@ class CriteoTask:
         rows: np.ndarray,
         file: Path,
         quantiles: np.ndarray,
-        counts: Path | None,
+        known: np.ndarray | None,
     ) -> None:
-        """Write the samples, labels and bounds of `rows`, which came from `file`."""
+        """Write the samples, labels, bounds and largest indices of `rows`, which came from `file`."""
         bounds = group_bounds(quantiles, len(rows))
-        if self.count and len(bounds) - 1 != self.count:
-            wrong = f"{file} and the quantiles give {len(bounds) - 1} samples, the manifest says {self.count}"
-            raise TaskError(f"task {self.name!r}: {wrong}; bring the right files or correct it", "count")
+        self._check_count(file, len(bounds) - 1)
         if len(rows) == TEST_ROWS and trace_md5(bounds) != TRACE_MD5:
             wrong = (
                 f"the quantiles do not give the reference's samples (md5 of the trace {trace_md5(bounds)})"
             )
             raise TaskError(f"task {self.name!r}: {wrong}; take {WHERE_QUANTILES}", "quantiles")
         targets, largest = survey(rows, file)
-        self._compare_with_tables(file, largest, counts)
         wraps = int(largest.max()) >= self.max_ind_range
+        largest = np.minimum(largest, self.max_ind_range - 1)
+        if known is not None:
+            _compare_with_tables(file, largest, known)
 
         def make(group: tuple[int, int]) -> np.ndarray:
             found = np.ascontiguousarray(rows[group[0] : group[1], 1:])
@@ -176,20 +185,8 @@ class CriteoTask:
         writer.add_all(list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)), make)
         writer.add_array("targets", targets)
         writer.add_array("bounds", bounds)
-
-    def _compare_with_tables(self, file: Path, largest: np.ndarray, counts: Path | None) -> None:
-        """TaskError if an index lies outside its table, which shows files of two different preprocessings."""
-        if counts is None:
-            return
-        with np.load(counts, allow_pickle=False) as data:
-            known = data["counts"]
-        anew = f"{file} and {counts} do not belong together; prepare both anew:"
-        if len(known) != SPARSE:
-            raise TaskError(f"{anew} the latter is not of {SPARSE} features", "path")
-        indices = np.minimum(largest, self.max_ind_range - 1)
-        for feature in np.flatnonzero(indices >= known):
-            outside = f"index {indices[feature]} of feature {feature} is not below {known[feature]}"
-            raise TaskError(f"{anew} {outside}", "path")
+        # For the model's check_library: an index beyond a table is answered as if it were the table's last.
+        writer.add_array("largest", largest)
 
     def _generate(self, cache: Path) -> Library:
         library = cache / f"{self.name}-generated-{self.generated}"
@@ -247,6 +244,14 @@ class CriteoTask:
         """The file's only output, a prediction for each pair, whatever its name."""
         (predictions,) = outputs.values()
         return predictions.reshape(-1), counts
+
+
+def _compare_with_tables(file: Path, largest: np.ndarray, known: np.ndarray) -> None:
+    """TaskError if an index lies outside its table, which shows files of two different preprocessings."""
+    for feature in np.flatnonzero(largest >= known):
+        outside = f"index {largest[feature]} of feature {feature} is not below {known[feature]:g}"
+        anew = f"{file} and the table sizes beside it do not belong together; prepare both anew"
+        raise TaskError(f"{anew}: {outside}", "path")
 
 
 def random_rows(rng: np.random.Generator, count: int) -> np.ndarray:

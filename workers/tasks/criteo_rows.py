@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import zipfile
-import zlib
 from pathlib import Path
 from typing import IO
 
@@ -39,14 +38,25 @@ def map_rows(file: Path) -> np.ndarray:
 def table_counts(folder: Path) -> Path | None:
     """The file that says how many rows each table has, if the folder has it."""
     file = folder / "day_fea_count.npz"
-    if not file.is_file():
-        return None
+    return file if file.is_file() else None
+
+
+def read_table_counts(file: Path, tables: int) -> np.ndarray:
+    """Rows of each table (tables,), from day_fea_count.npz."""
     try:
-        with np.load(file, allow_pickle=False) as data:
-            data["counts"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
-        raise TaskError(f"{file} is damaged: it holds no array 'counts'; prepare it anew", "path") from None
-    return file
+        with zipfile.ZipFile(file) as archive:
+            member = _Member(archive.open("counts.npy"), 1)
+            if member.rows != tables:
+                raise ValueError(f"it is of {member.rows} features, not of {tables}")
+            counts = member.take(tables).reshape(-1)
+            member.drain()
+        if not (counts >= 1).all():
+            raise ValueError("a table without rows")
+    except Exception as error:
+        # zipfile passes on what its decompressors raise, NumPy what Python's parser does.
+        why = f"it holds no array 'counts' of {tables} numbers ({error!s:.80})"
+        raise TaskError(f"{file} is damaged: {why}; prepare it anew", "path") from None
+    return counts
 
 
 def half_of_day(day: Path, target: Path, first_half: bool, most_rows: int | None = None) -> Path:
@@ -61,10 +71,12 @@ def half_of_day(day: Path, target: Path, first_half: bool, most_rows: int | None
         with zipfile.ZipFile(day) as archive, open(partial, "wb") as out:
             _copy(_open_members(archive, day), out, first_half, most_rows)
         os.replace(partial, target)
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError) as error:
-        raise TaskError(f"{day} is damaged ({error}); prepare it anew", "path") from None
     except OSError as error:
-        raise TaskError(f"{day} cannot be copied to {target} ({error.strerror})", "path") from None
+        why = error.strerror or error
+        raise TaskError(f"{day} cannot be copied to {target} ({why})", "path") from None
+    except Exception as error:
+        # zipfile passes on what its decompressors raise, NumPy what Python's parser does.
+        raise TaskError(f"{day} is damaged ({error!s:.120}); prepare it anew", "path") from None
     finally:
         partial.unlink(missing_ok=True)
     return target
@@ -79,7 +91,7 @@ class _Member:
         shape, in_columns, self.dtype = read[version](stream)
         if (in_columns and len(shape) > 1) or self.dtype.kind not in "iuf":
             raise ValueError(f"an array of type {self.dtype} in an unknown order")
-        if shape[1:] != ((width,) if width > 1 else ()):
+        if not shape or shape[0] < 0 or shape[1:] != ((width,) if width > 1 else ()):
             raise ValueError(f"an array of shape {shape} where rows of {width} numbers are expected")
         self.rows: int = shape[0]
         self.width = width

@@ -32,6 +32,7 @@ from workers.tasks.sources import identity_of, listing_digest, source_file, sour
 SIDE = 224
 SHORT_SIDE = 256  # 100 * 224 / 87.5 (dataset.py, resize_with_aspectratio)
 CLASSES = 1000
+_MOST_DIGITS = 9  # of a class in a list
 SAMPLE_BYTES = SIDE * SIDE * 3
 VAL_MAP = "val_map.txt"
 # accuracy-imagenet.py --dtype, in its order; the first is its default.
@@ -123,8 +124,9 @@ class ImagenetTask:
             if len(words) != 2 or not words[1].isascii() or not words[1].isdigit():
                 wrong = f"{val_map}, line {number} is no 'NAME LABEL': {line[:80]!r}"
                 raise TaskError(f"task {self.name!r}: {wrong}", "path")
-            if int(words[1]) >= CLASSES:
-                wrong = f"{val_map}, line {number} has class {words[1]}, beyond 0 to {CLASSES - 1}"
+            # A number of thousands of digits is none to Python.
+            if len(words[1]) > _MOST_DIGITS or int(words[1]) >= CLASSES:
+                wrong = f"{val_map}, line {number} has class {words[1]:.20}, beyond 0 to {CLASSES - 1}"
                 raise TaskError(f"task {self.name!r}: {wrong}", "path")
             photos.append((inside(self.name, folder, words[0]), int(words[1])))
         if not photos:

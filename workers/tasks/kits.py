@@ -12,7 +12,6 @@ A sample is a volume with its shape (volume_samples.py). Responses are the label
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,10 @@ import numpy as np
 from workers.library import Library, LibraryWriter, prepare_library
 from workers.protocol import Responses
 from workers.tasks import MOST_SAMPLES, WARM_UP_SEED, TaskError, check_options, refuse_too_large
-from workers.tasks.kits_volumes import IMAGE_FILE, LABELS_FILE, check_labels, image_of, labels_of
+from workers.tasks.kits_volumes import IMAGE_FILE, LABELS_FILE, check_labels, image_of, labels_of, peak_bytes
 from workers.tasks.label_volumes import keep_volumes
 from workers.tasks.reference_pickle import read_pickle
-from workers.tasks.sources import identity_of, listing_digest, source_file, source_folder
+from workers.tasks.sources import identity_of, listing_digest, read_json, source_file, source_folder
 from workers.tasks.volume_samples import VOXEL, pack, unpack
 
 WINDOW = 128  # global_vars.py: ROI_SHAPE
@@ -78,7 +77,8 @@ class KitsTask:
         if self.generated:
             return self._generate(cache, meta | {"generated": True})
         folder = source_folder(self.name, self.path)
-        if (folder / LIST_FILE).is_file():
+        ready = (folder / LIST_FILE).is_file()
+        if ready:
             cases = self._preprocessed(folder)
             files, image, labels = cases, self._pickled_image, self._pickled_labels
         else:
@@ -91,7 +91,8 @@ class KitsTask:
         digest = listing_digest(f"window={self.window} {' '.join(names)}", files)
 
         def build(writer: LibraryWriter) -> None:
-            writer.add_all(cases, lambda case: pack(image(case)))
+            most = None if ready else max(peak_bytes(case, self.window) for case in cases)
+            writer.add_all(cases, lambda case: pack(image(case)), peak_bytes=most)
             keep_volumes(writer, map(labels, cases))
 
         meta |= {"scorer": "kits", "cases": names, "identity": identity_of(self.name, sorted(names))}
@@ -134,10 +135,7 @@ class KitsTask:
         """The names in the list of cases or, for calibration, in that one."""
         option = "calibration" if self.calibration else "cases"
         file = source_file(self.name, Path(self.calibration or self.cases), "a JSON list of cases", option)
-        try:
-            names = json.loads(file.read_text())
-        except (OSError, ValueError) as error:
-            raise self._error(f"{file} is no JSON list ({error})", option) from None
+        names = read_json(self.name, file, option)
         self._check_names(names, file, option)
         return list(names)
 
@@ -145,7 +143,7 @@ class KitsTask:
         if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
             raise self._error(f"{file} holds no list of case names", option)
         if bad := [name for name in names if Path(name).name != name or name in ("", ".", "..")]:
-            raise self._error(f"{file} names {bad[0]!r}, which is no name of a case", option)
+            raise self._error(f"{file} names {bad[0]!r:.40}, which is no name of a case", option)
         if self.count and len(names) != self.count:
             raise self._error(f"{file} has {len(names)} cases, task.count says {self.count}", "count")
 

@@ -6,6 +6,7 @@ step is done here at its type and in its order: the same SciPy gives the same by
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,26 @@ LOWEST, HIGHEST = -79.0, 304.0  # Hounsfield units that are kept
 MEAN, DEVIATION = 101.0, 76.9
 PADDING = -2.2  # of the normalised image
 _TASK = "task 'kits'"
+_MOST_VOXELS = 1 << 30  # of a scan, before and after: 1.7 m of a body at 0.8 mm are half of them
+# What image_of takes at most: of the scan float64 and float32 at once, of what it becomes four of float32.
+_SCAN_BYTES, _IMAGE_BYTES = 12, 16
 
 
 def image_of(case: Path, window: int) -> np.ndarray:
     """The case's scan as float32 (d, h, w), normalised, its sides multiples of half a window."""
     scan = _load(case / IMAGE_FILE)
-    voxels = _voxels(scan, case / IMAGE_FILE).astype(np.float32)
+    voxels = _voxels(scan, case / IMAGE_FILE).astype(np.float32, copy=False)
     voxels = _resample(voxels, _spacing_mm(scan, case), order=1)
     voxels = (np.clip(voxels, LOWEST, HIGHEST) - MEAN) / DEVIATION
     return fit(voxels, window, PADDING).astype(np.float32)
+
+
+def peak_bytes(case: Path, window: int) -> int:
+    """What image_of takes of the memory while it works, from the scan's header."""
+    scan = _load(case / IMAGE_FILE)
+    spacing = zip(scan.shape, _spacing_mm(scan, case), SPACING_MM, strict=True)
+    after = math.prod(n * s / to + window for n, s, to in spacing)
+    return max(_SCAN_BYTES * math.prod(scan.shape), int(_IMAGE_BYTES * after))
 
 
 def labels_of(case: Path, window: int) -> np.ndarray:
@@ -41,7 +53,7 @@ def labels_of(case: Path, window: int) -> np.ndarray:
     if labels.shape != scan.shape:
         raise TaskError(f"{_TASK}: {file} has the shape {labels.shape}, its scan {scan.shape}", "path")
     check_labels(labels, file)
-    labels = _resample(labels.astype(np.uint8), _spacing_mm(scan, case), order=0)
+    labels = _resample(labels.astype(np.uint8, copy=False), _spacing_mm(scan, case), order=0)
     return fit(labels, window, 0).astype(np.uint8)
 
 
@@ -95,23 +107,37 @@ def _load(file: Path) -> Any:
         raise TaskError(
             f"{_TASK}: {file} is damaged or no NIfTI file ({error}); replace it", "path"
         ) from None
-    if len(scan.shape) != 3 or 0 in scan.shape:
-        raise TaskError(f"{_TASK}: {file} has the shape {scan.shape}, not three sides; replace it", "path")
+    if len(scan.shape) != 3 or 0 in scan.shape or math.prod(scan.shape) > _MOST_VOXELS:
+        raise TaskError(
+            f"{_TASK}: {file} has the shape {scan.shape}, not three sides of a scan; replace it", "path"
+        )
     return scan
 
 
 def _voxels(scan: Any, file: Path) -> np.ndarray:
+    """In the file's own type, or float64 where it scales them: the values of get_fdata.
+
+    That makes float64 of all and keeps it: 8 bytes a voxel where a scan has 2.
+    """
     try:
-        voxels: np.ndarray = scan.get_fdata()
+        voxels = np.asanyarray(scan.dataobj)
     except Exception as error:
-        raise TaskError(f"{_TASK}: {file} is damaged ({error}); replace it", "path") from None
+        why = str(error) or type(error).__name__
+        raise TaskError(f"{_TASK}: {file} is damaged ({why}); replace it", "path") from None
+    if voxels.dtype.kind not in "iuf":
+        raise TaskError(f"{_TASK}: {file} holds {voxels.dtype} instead of numbers; replace it", "path")
     if not np.isfinite(voxels).all():
         raise TaskError(f"{_TASK}: {file} holds voxels that are no numbers; replace it", "path")
     return voxels
 
 
 def _spacing_mm(scan: Any, case: Path) -> list[float]:
+    """The distances of voxels; TaskError for such as leave no voxel, or more than the memory holds."""
     spacing: list[float] = scan.header["pixdim"][1:4].tolist()
-    if not all(0 < s < np.inf for s in spacing):
-        raise TaskError(f"{_TASK}: {case / IMAGE_FILE} names the spacing {spacing} mm; replace it", "path")
+    sides = [0.0]
+    if all(0 < s < np.inf for s in spacing):
+        sides = [n * s / to for n, s, to in zip(scan.shape, spacing, SPACING_MM, strict=True)]
+    if min(sides) < 1 or math.prod(sides) > _MOST_VOXELS:
+        wrong = f"names the spacing {spacing} mm for {scan.shape} voxels"
+        raise TaskError(f"{_TASK}: {case / IMAGE_FILE} {wrong}; replace it", "path")
     return spacing

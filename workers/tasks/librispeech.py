@@ -9,6 +9,7 @@ file beside it. Log-mel features and all that follows are the model's, inside th
 from __future__ import annotations
 
 import json
+import math
 import re
 import string
 from collections.abc import Sequence
@@ -22,12 +23,14 @@ import soundfile
 from workers.library import Library, LibraryWriter, prepare_library
 from workers.protocol import Responses
 from workers.tasks import WARM_UP_SEED, TaskError, check_options
-from workers.tasks.sources import identity_of, listing_digest, source_file, source_folder
+from workers.tasks.sources import identity_of, listing_digest, read_json, source_file, source_folder
 
 SAMPLE_RATE_HZ = 16000
 SAMPLE_BYTES = 4
 # QSL.py of the reference; 2513 of dev-clean's 2703 utterances are no longer.
 LONGEST_S = 15.0
+_ROUNDING_S = 0.01  # a manifest may say two decimals
+_SHOWN_CHARS = 60  # the list's own names have 46
 # Less than one window of the features has no meaning; LibriSpeech's shortest is 1.4 s.
 SHORTEST_SAMPLES = 320
 VOCABULARY = " " + string.ascii_lowercase + "'"
@@ -134,12 +137,17 @@ class LibrispeechTask:
     def _calibrating(self, utterances: list[Utterance], folder: Path) -> list[Utterance]:
         listing = source_file(self.name, Path(self.calibration), "the calibration list", "calibration")
         known = {str(u.audio.relative_to(folder)): u for u in utterances}
-        names = listing.read_text(encoding="utf-8").split()
+        try:
+            names = listing.read_text(encoding="utf-8").split()
+        except (OSError, UnicodeDecodeError) as error:
+            raise TaskError(
+                f"task {self.name!r}: {listing} cannot be read ({error})", "calibration"
+            ) from None
         for name in names:
             if name not in known:
                 raise TaskError(
-                    f"task {self.name!r}: {listing} names {name}, which is not in {folder / self.manifest} "
-                    f"or longer than {LONGEST_S:g} s; the list is of train-clean-100: convert that, and set "
+                    f"task {self.name!r}: {listing} names {_shown(name)}, which is not in "
+                    f"{folder / self.manifest} or longer than {LONGEST_S:g} s; the list is of train-clean-100: convert that, and set "
                     "task.manifest",
                     "calibration",
                 )
@@ -179,32 +187,49 @@ def spoken(transcript: str) -> str:
     The reference also writes numbers and abbreviations out. LibriSpeech has neither: they are refused.
     """
     if found := _NOT_SPOKEN.search(" ".join(transcript.split())):
-        raise ValueError(f"{found[0]!r} in {transcript!r} is to be written as it is spoken")
+        raise ValueError(f"{found[0]!r} in {transcript!r:.60} is to be written as it is spoken")
     return " ".join(transcript.lower().translate(_PUNCTUATION).split())
 
 
-def decode(file: Path) -> np.ndarray:
-    """A WAV file as float32 (n,) from -1 to 1; TaskError names a file that is damaged or of other form."""
+def audio_samples(file: Path) -> int:
+    """How many a WAV file says that it has; TaskError names one that is damaged or of other form."""
     try:
-        audio, rate = soundfile.read(file, dtype="float32", always_2d=True)
+        info = soundfile.info(file)
+    except (soundfile.LibsndfileError, OSError, RuntimeError, ValueError) as error:
+        raise TaskError(f"{file} is damaged or no audio ({error}); convert it again", "path") from None
+    if info.samplerate != SAMPLE_RATE_HZ or info.channels != 1:
+        is_ = f"{info.samplerate} Hz and {info.channels} channels"
+        raise TaskError(f"{file} has {is_} instead of {SAMPLE_RATE_HZ} and 1", "path")
+    return int(info.frames)
+
+
+def decode(file: Path) -> np.ndarray:
+    """A WAV file as float32 (n,) from -1 to 1; TaskError also names one whose length the manifest hides."""
+    samples = audio_samples(file)
+    if samples < SHORTEST_SAMPLES:
+        raise TaskError(
+            f"{file} holds {samples} audio samples, too few to be speech; convert it again", "path"
+        )
+    if samples > (LONGEST_S + _ROUNDING_S) * SAMPLE_RATE_HZ:
+        wrong = f"{samples / SAMPLE_RATE_HZ:.2f} s long and listed as up to {LONGEST_S:g} s"
+        raise TaskError(f"{file} is {wrong}; convert the data set again", "path")
+    try:
+        audio, _ = soundfile.read(file, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
         raise TaskError(f"{file} is damaged or no audio ({error}); convert it again", "path") from None
-    if rate != SAMPLE_RATE_HZ or audio.shape[1] != 1:
-        raise TaskError(
-            f"{file} has {rate} Hz and {audio.shape[1]} channels instead of {SAMPLE_RATE_HZ} and 1", "path"
-        )
-    if len(audio) < SHORTEST_SAMPLES:
-        raise TaskError(
-            f"{file} holds {len(audio)} audio samples, too few to be speech; convert it again", "path"
-        )
+    if len(audio) != samples:
+        wrong = f"is cut short: {len(audio)} of {samples} audio samples"
+        raise TaskError(f"{file} {wrong}; convert it again", "path")
     return audio[:, 0]
 
 
 def _entries(file: Path) -> list[Any]:
     """The manifest's utterances, still to be checked."""
     try:
-        text = file.read_text(encoding="utf-8")
-        entries = json.loads(text) if file.suffix == ".json" else _sphinx_entries(file, text)
+        if file.suffix == ".json":
+            entries = read_json(LibrispeechTask.name, file)
+        else:
+            entries = _sphinx_entries(file, file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TaskError(f"{file} cannot be read ({error}); write it again", "path") from None
     if not isinstance(entries, list):
@@ -218,9 +243,9 @@ def _sphinx_entries(file: Path, text: str) -> list[Any]:
     for line in filter(None, map(str.strip, text.splitlines())):
         match = _SPHINX_LINE.fullmatch(line)
         if match is None:
-            raise ValueError(f"{line!r} is not '<s> text </s> (NAME)'")
+            raise ValueError(f"{line!r:.40} is not '<s> text </s> (NAME)'")
         audio = file.parent / f"{match[2]}.wav"
-        seconds = len(decode(audio)) / SAMPLE_RATE_HZ
+        seconds = audio_samples(audio) / SAMPLE_RATE_HZ
         files = [{"fname": str(audio.relative_to(file.parent)), "speed": 1}]
         entries.append({"original_duration": seconds, "transcript": match[1], "files": files})
     return entries
@@ -232,22 +257,31 @@ def _utterance(file: Path, number: int, entry: Any, folder: Path) -> Utterance |
         seconds, transcript = float(entry["original_duration"]), entry["transcript"]
         # Other speeds are copies for training.
         name = next(str(f["fname"]) for f in entry["files"] if f["speed"] == 1)
+        if not 0 < seconds < math.inf:
+            raise ValueError(f"an original_duration of {seconds} s")
         if seconds > LONGEST_S:
             return None
         return Utterance(_inside(folder, name), spoken(transcript))
     except StopIteration:
         why = "no file of speed 1"
+    except OverflowError:  # a whole number of hundreds of digits
+        why = "an original_duration that is no number of seconds"
     except (KeyError, TypeError, AttributeError) as error:
         why = f"not original_duration, transcript and files (missing or odd: {error})"
     except ValueError as error:
-        why = str(error)
+        why = f"{error!s:.120}"
     raise TaskError(f"{file}: utterance {number} has {why}", "path")
 
 
 def _inside(folder: Path, name: str) -> Path:
     if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"{name!r} leaves the data set's folder")
+        raise ValueError(f"{name!r:.60} leaves the data set's folder")
     return folder / name
+
+
+def _shown(word: str) -> str:
+    """The beginning of a word of a file that may not be what it was taken for."""
+    return "".join(c if c.isprintable() else "?" for c in word[:_SHOWN_CHARS])
 
 
 def _made_up(seed: int, number: int) -> np.ndarray:

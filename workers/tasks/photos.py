@@ -14,6 +14,11 @@ from workers.tasks import MOST_SAMPLES, WARM_UP_SEED, TaskError
 from workers.tasks.sources import source_file
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+# Beyond the photos of any camera, and of ImageNet and COCO by far; a file of a hundred bytes can ask for more
+# than the memory, and a thin one comes to it when its shorter side is brought to 256.
+_MOST_PIXELS = 100_000_000
+_MOST_ASPECT = 50
+_LONGEST_NAME_CHARS = 60  # that a message shows: a list may be none, and its lines nobody's business
 
 
 def read_photo(path: Path) -> np.ndarray:
@@ -26,8 +31,7 @@ def read_photo(path: Path) -> np.ndarray:
         data = path.read_bytes()
     except OSError as error:
         raise TaskError(f"{path} cannot be read ({error.strerror})", "path") from None
-    if not (data.startswith(_JPEG_START) and data.endswith(_JPEG_END)):
-        _check_whole(path, data)
+    _check(path, data, whole=not (data.startswith(_JPEG_START) and data.endswith(_JPEG_END)))
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
@@ -37,12 +41,24 @@ def read_photo(path: Path) -> np.ndarray:
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
-def _check_whole(path: Path, data: bytes) -> None:
-    """Decode a file that does not end as a JPEG ends with a decoder that objects to missing rows."""
+def _check(path: Path, data: bytes, whole: bool) -> None:
+    """TaskError for a picture too large to be a photo, or a damaged one.
+
+    `whole`: decode it too, with a decoder that objects to missing rows, as it does not end as a JPEG ends.
+    """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            image.load()
-    except (OSError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
+            width, height = image.size
+            if width * height > _MOST_PIXELS or max(width, height) > _MOST_ASPECT * min(width, height):
+                most = f"photos have up to {_MOST_PIXELS // 10**6} megapixels, and one side up to "
+                most += f"{_MOST_ASPECT} times the other"
+                raise TaskError(f"{path} is {width} x {height} pixels: {most}; replace it", "path")
+            if whole:
+                image.load()
+    except TaskError:
+        raise
+    except Exception as error:
+        # Pillow passes on what its decoders raise, and has a limit of its own: 179 megapixels.
         raise TaskError(f"{path} is damaged or not a picture ({error}); replace it", "path") from None
 
 
@@ -73,19 +89,25 @@ def calibration_names(task: str, path: str) -> tuple[Path, list[str]]:
 def inside(task: str, folder: Path, name: str) -> Path:
     """The file `name` below `folder`; TaskError if it would lie elsewhere."""
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        raise TaskError(f"task {task!r}: {name!r} is listed, but lies outside of {folder}", "path")
+        raise TaskError(f"task {task!r}: {name!r:.60} is listed, but lies outside of {folder}", "path")
     return folder / name
 
 
 def refuse_missing(task: str, files: Sequence[Path], listed_in: str) -> None:
     """TaskError that counts the absent files and names the first. The reference passes over them, which would
     number all later samples anew."""
-    missing = [file for file in files if not file.is_file()]
+    missing = [file for file in files if not _is_file(file)]
     if missing:
-        wrong = (
-            f"{len(missing)} of {len(files)} photos that {listed_in} lists are missing, first {missing[0]}"
-        )
+        first = missing[0].parent / missing[0].name[:_LONGEST_NAME_CHARS]
+        wrong = f"{len(missing)} of {len(files)} photos that {listed_in} lists are missing, first {first}"
         raise TaskError(f"task {task!r}: {wrong}", "path")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is longer than a disk takes
+        return False
 
 
 def random_pixels(number: int, size: int) -> np.ndarray:

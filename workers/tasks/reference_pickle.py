@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from workers.pickle_limits import refuse_greedy
 from workers.tasks import TaskError
 
 # Booleans, whole numbers and floating-point numbers, as a dtype's name in a pickle.
@@ -62,6 +63,8 @@ def _filled(data: Any, dtype: _Dtype, shape: tuple[int, ...], order: str) -> _Ar
     """Stands in for numpy.core.numeric._frombuffer."""
     if not isinstance(data, bytes | bytearray) or not isinstance(dtype, _Dtype):
         raise _Refused("an array that is not given as bytes")
+    if not isinstance(shape, tuple) or not all(type(side) is int for side in shape):
+        raise _Refused("an array whose shape is no row of numbers")
     if any(side < 0 for side in shape) or math.prod(shape) * dtype.dtype.itemsize != len(data):
         raise _Refused(f"an array of shape {shape!r:.60} in {len(data)} bytes")
     made = _Array()
@@ -100,18 +103,27 @@ class _Reader(pickle.Unpickler):
         raise _Refused(f"an object outside of the file ({pid!r:.40})")
 
 
-def _plain(held: Any, depth: int = 0) -> Any:
-    """`held` with arrays in the place of what stood in for them."""
+def _plain(held: Any, made: dict[int, Any], depth: int = 0) -> Any:
+    """`held` with arrays in the place of what stood in for them.
+
+    `made` has the containers that are done, by the id of what they were made of, which whoever holds the
+    whole keeps alive: a pickle of 200 bytes can name one list 60^7 times.
+    """
     if depth > _DEEPEST:
         raise _Refused(f"containers more than {_DEEPEST} deep")
     if isinstance(held, _Array):
         if held.value is None:
             raise _Refused("an array without its voxels")
         return held.value
-    if isinstance(held, dict):
-        return {key: _plain(value, depth + 1) for key, value in held.items()}
-    if isinstance(held, list | tuple):
-        return type(held)(_plain(value, depth + 1) for value in held)
+    if isinstance(held, dict | list | tuple):
+        if id(held) not in made:
+            values = held.values() if isinstance(held, dict) else held
+            plain = [_plain(value, made, depth + 1) for value in values]
+            if isinstance(held, dict):
+                made[id(held)] = dict(zip(held, plain, strict=True))
+            else:
+                made[id(held)] = plain if isinstance(held, list) else tuple(plain)
+        return made[id(held)]
     if held is None or isinstance(held, str | bytes | bool | int | float):
         return held
     raise _Refused(f"{type(held).__name__.strip('_').lower()} where a value should be")
@@ -120,7 +132,10 @@ def _plain(held: Any, depth: int = 0) -> Any:
 def read_pickle(task: str, path: Path) -> Any:
     """Arrays, numbers, texts, lists, tuples and dicts; TaskError names the file, and what is refused."""
     try:
-        return _plain(_Reader(io.BytesIO(path.read_bytes())).load())
+        data = path.read_bytes()
+        refuse_greedy(data, "it")
+        whole = _Reader(io.BytesIO(data)).load()
+        return _plain(whole, {})
     except _Refused as refused:
         harm = "only arrays, numbers, text, lists, tuples and dicts are read, as anything else can run code"
         what = f"{path} holds {refused}, which is refused: {harm}; preprocess the data anew"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from workers.installed import LocateError, locate
 from workers.tasks import TaskError
@@ -25,9 +28,28 @@ def source_folder(task: str, path: str, option: str = "path") -> Path:
 
 def source_file(task: str, path: Path, what: str, option: str = "path") -> Path:
     """`path` if it is a file; else a TaskError that says `what` is missing."""
-    if not path.is_file():
+    try:
+        found = path.is_file()
+    except OSError:  # a name that is longer than a disk takes
+        found = False
+    if not found:
         raise TaskError(f"task {task!r}: {path} is missing: {what}", option)
     return path
+
+
+def read_json(task: str, path: Path, option: str = "path") -> Any:
+    """What a JSON file of a data set holds; TaskError names the file that is missing or no JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        why = error.strerror or str(error)
+    except RecursionError:
+        why = "its brackets are nested too deep"
+    # ValueError: no JSON, no UTF-8, or an integer of thousands of digits.
+    except (ValueError, OverflowError) as error:
+        why = str(error)
+    mend = f"if it is damaged, bring it again, or correct task.{option}"
+    raise TaskError(f"task {task!r}: {path} cannot be read as JSON: {why}; {mend}", option)
 
 
 def identity_of(task: str, entries: Sequence[str], option: str = "path") -> str:
@@ -42,13 +64,20 @@ def identity_of(task: str, entries: Sequence[str], option: str = "path") -> str:
 
 
 def listing_digest(parameters: str, files: Iterable[Path]) -> str:
-    """sha256 over `parameters` and every file's name, size and time of change: a name, not a proof.
+    """sha256 over `parameters` and every file's path, number, size and times: a name, not a proof.
 
     Reading the contents of a data set for a name would take minutes at each start; what was prepared from
-    them has the hash that is compared.
+    them has the hash that is compared. Nobody sets the time of change (ctime) of a file, as unpacking sets
+    that of its writing: two data sets of one listing never share a name. The price is that the same data set
+    is prepared again where it was copied or moved to.
     """
     digest = hashlib.sha256(parameters.encode())
+    folders: dict[Path, bytes] = {}
     for file in files:
+        folder = folders.get(file.parent)
+        if folder is None:
+            folder = folders[file.parent] = os.fsencode(file.parent.resolve())
         facts = file.stat()
-        digest.update(f"\n{file.name}\t{facts.st_size}\t{facts.st_mtime_ns}".encode())
+        numbers = (facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+        digest.update(b"\n%b/%b\t" % (folder, os.fsencode(file.name)) + b"%d %d %d %d" % numbers)
     return digest.hexdigest()

@@ -30,6 +30,7 @@ from workers.tasks.squad_features import (
 )
 
 SAMPLE_BYTES = 3 * MAX_TOKENS * 4
+_MOST_DIGITS = 9  # of a feature's number in a calibration list
 QUESTIONS_FILE = "dev-v1.1.json"
 # The reference's Makefile puts the vocabulary beside the checkpoint, in a folder below that of the data.
 VOCAB_PLACES = ("vocab.txt", "bert_tf_v1_1_large_fp32_384_v2/vocab.txt")
@@ -197,11 +198,11 @@ def listed_features(found: QuestionSet, file: Path) -> list[Feature]:
     for number, line in enumerate(lines, 1):
         if line in by_question:
             listed += by_question[line]
-        elif line.isdecimal() and int(line) < len(found.features):
+        elif line.isdecimal() and len(line) <= _MOST_DIGITS and int(line) < len(found.features):
             listed.append(found.features[int(line)])
         else:
             have = f"{len(found.features)} features"
-            raise TaskError(f"{file}: entry {number}, {line!r}, is not among the {have}", "calibration")
+            raise TaskError(f"{file}: entry {number}, {line!r:.40}, is not among the {have}", "calibration")
     return listed
 
 

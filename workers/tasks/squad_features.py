@@ -14,6 +14,7 @@ from tokenizers.models import WordPiece
 
 from workers.tasks import TaskError
 from workers.tasks.bert_words import SAMPLE_DROPS, bert_words
+from workers.tasks.sources import read_json
 
 # create_squad_data.py's parameters, as squad_QSL.py sets them.
 MAX_TOKENS = 384
@@ -189,7 +190,11 @@ def read_vocab(file: Path) -> dict[str, int]:
         raise TaskError(f"{file} cannot be read ({error})", "path") from None
     if lines[-1] == "":
         lines.pop()
-    vocab = {token: number for number, token in enumerate(lines)}
+    vocab: dict[str, int] = {}
+    for number, token in enumerate(lines):
+        if vocab.setdefault(token, number) != number:
+            twice = f"line {number + 1}, {token!r:.40}, stands in line {vocab[token] + 1} already"
+            raise TaskError(f"{file} is not BERT's vocabulary: {twice}", "path")
     missing = [token for token in SPECIAL if token not in vocab]
     if missing:
         raise TaskError(f"{file} is not BERT's vocabulary: it lacks {', '.join(missing)}", "path")
@@ -198,12 +203,13 @@ def read_vocab(file: Path) -> dict[str, int]:
 
 def _read_json(file: Path) -> tuple[list[str], list[tuple[str, int, str, list[str]]]]:
     """The paragraphs' texts; of each question its id, the paragraph's number, its text and the answers."""
+    held = read_json("squad", file)
     try:
-        articles = json.loads(file.read_text(encoding="utf-8"))["data"]
+        articles = held["data"]
         entries = [paragraph for article in articles for paragraph in article["paragraphs"]]
         contexts = [_text(entry["context"]) for entry in entries]
         asked = [_question(qa, number) for number, entry in enumerate(entries) for qa in entry["qas"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         why = f"no {error}" if isinstance(error, KeyError) else error
         raise TaskError(f"{file} is damaged or no SQuAD v1.1 file ({why}); fetch it anew", "path") from None
     return contexts, asked
@@ -218,5 +224,5 @@ def _question(qa: dict[str, Any], paragraph: int) -> tuple[str, int, str, list[s
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{value!r} stands where a text must")
+        raise ValueError(f"a {type(value).__name__} stands where a text must")
     return value
