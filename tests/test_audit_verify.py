@@ -21,6 +21,7 @@ from orchestrator.audit_answers import (
     write_baseline,
 )
 from orchestrator.audit_verify import Case, verify
+from orchestrator.campaign import EXIT_INVALID, EXIT_VALID, exit_code
 from orchestrator.logs import DetailLog
 from orchestrator.paths import (
     ACCURACY_LOG,
@@ -32,8 +33,11 @@ from orchestrator.paths import (
     VERIFY_ACCURACY,
     VERIFY_PERFORMANCE,
 )
+from orchestrator.phrases import verdict
+from orchestrator.record import Audit
 from orchestrator.rules import load_round
 from orchestrator.scorers import score
+from tests import made_records
 from tests.made_audits import Answers, accuracy_log, case_of_test01, finished_test, label_library, log_text
 from workers.library import Library
 
@@ -310,3 +314,24 @@ def test_test04_of_the_old_rounds_is_judged_with_its_second_half(tmp_path: Path,
 
 def test_an_empty_log_has_no_trouble_with_the_reader() -> None:
     assert DetailLog().troubles == []
+
+
+@pytest.mark.parametrize(
+    ("passed", "awaited", "code"),
+    [
+        (True, False, EXIT_VALID),
+        (None, True, EXIT_VALID),
+        (False, False, EXIT_INVALID),
+        (None, False, EXIT_INVALID),
+    ],
+)
+def test_the_exit_code_hangs_on_the_verdict_not_on_loadgens(
+    passed: bool | None, awaited: bool, code: int
+) -> None:
+    # TEST04-A ends INVALID and with an error by its nature.
+    audit = Audit(test="TEST04-A", passed=passed, reason="", against="", awaited=awaited)
+    result = made_records.invalid([]).model_copy(update={"errors": ["Ran out of generated queries"]})
+    plain = made_records.record("Server")
+    record = plain.model_copy(update={"kind": "compliance", "audit": audit, "result": result})
+    assert exit_code([plain, record], interrupted=False) == code
+    assert verdict(record).good is (code == EXIT_VALID)

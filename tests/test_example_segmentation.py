@@ -243,14 +243,13 @@ def test_a_torchscript_file_that_is_not_what_it_says_is_refused(tmp_path: Path) 
             read_tensors(changed)
         return str(caught.value)
 
-    assert "it names os.Linear" in why("/data.pkl", b"c__torch__.torch.nn.modules.linear", b"cos")
-    assert "ends too early" not in why("/data.pkl", b".", b"")
+    assert "it names os.system" in why("/data.pkl", b"collections\nOrderedDict", b"os\nsystem")
     assert "storage 0 has not the length that was announced" in why("/data/0", b"", b"0")
     assert "it unpacks to far more than its size" in why("/data/0", b"", b" " * (5 << 20))
     assert "remembers an object at place 400000000" in why(
         "/data.pkl", b"q\x00", b"r" + (400_000_000).to_bytes(4, "little")
     )
-    assert "its program has no class" in why("linear.py", b"class Linear", b"class Other")
+    assert "its program has no class" in why(".py", b"class Linear", b"class Other")
 
 
 @pytest.mark.part(not missing_parts(), f"not installed here: {missing_parts()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -148,10 +149,15 @@ def test_tensors_in_other_files_are_part_of_the_hash(tmp_path: Path, weights: np
     file = with_tensors_beside(tmp_path, weights)
     assert b"w.bin" in file.read_bytes()
     first = opened(file).load()["model_hash"]
+    parts = [(hashlib.sha256((tmp_path / name).read_bytes()), name) for name in ("model.onnx", "w.bin")]
+    lines = "".join(f"{part.hexdigest()}  {name}\n" for part, name in parts)  # as sha256sum writes them
+    assert first == hashlib.sha256(lines.encode()).hexdigest()
     assert opened(file, weights_sha256=first).load()["weights_sha256"] == first
     (tmp_path / "w.bin").write_bytes((2 * weights).astype(np.float32).tobytes())
     assert opened(file).load()["model_hash"] != first
-    with pytest.raises(BackendError, match=r"model.onnx, with the 1 of its tensors, has sha256 \w{64}, not"):
+    with pytest.raises(
+        BackendError, match=r"has sha256 \w{64} \(`sha256sum model.onnx w.bin \| sha256sum`\), not"
+    ):
         opened(file, weights_sha256=first).load()
 
 

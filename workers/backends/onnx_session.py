@@ -186,8 +186,11 @@ def _checked_file(options: OnnxOptions) -> tuple[Path, str]:
     files = onnx_files(file)
     sha256 = sha256_of_all(files)
     if options.weights_sha256 not in ("", sha256):
-        more = f", with the {len(files) - 1} of its tensors," if len(files) > 1 else ""
-        raise BackendError(f"backend.weights: {file}{more} has sha256 {sha256}, not backend.weights_sha256")
+        what, how = str(file), ""
+        if len(files) > 1:
+            what = f"{file} with the other files of its tensors"
+            how = f" (`sha256sum {' '.join(sorted(files))} | sha256sum`)"
+        raise BackendError(f"backend.weights: {what} has sha256 {sha256}{how}, not backend.weights_sha256")
     return file, sha256
 
 

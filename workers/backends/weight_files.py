@@ -35,12 +35,15 @@ def sha256_of(file: Path) -> str:
 
 
 def sha256_of_all(files: Mapping[str, Path]) -> str:
-    """Of the names and contents of several files, by name; of one file alone that of its bytes."""
+    """Of the names and contents of several files; of one file alone that of its bytes.
+
+    With the names in order, it is what `sha256sum NAME NAME ... | sha256sum` prints in their folder.
+    """
     if len(files) == 1:
         return sha256_of(*files.values())
     digest = hashlib.sha256()
     for name, file in sorted(files.items()):
-        digest.update(f"{sha256_of(file)} {name}\n".encode())
+        digest.update(f"{sha256_of(file)}  {name}\n".encode())
     return digest.hexdigest()
 
 
