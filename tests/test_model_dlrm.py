@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from tests import made_criteo
+from workers.backends import BackendError
+from workers.host import WorkerHost, WorkerSpec
 from workers.models import ModelError, open_model
 from workers.tasks import open_task
 from workers.tasks.criteo import TABLE_ROWS, random_rows
@@ -144,6 +146,16 @@ def test_a_data_set_with_an_index_beyond_the_tables_is_refused(tmp_path: Path) -
         model.check_library(library)
     with pytest.raises(ModelError, match="has 25 tables, the data set 26 features"):
         open_model("dlrm", SMALL | {"rows": rows[:25]}).check_library(library)
+
+
+def test_a_worker_refuses_such_a_data_set_before_the_clock_starts(tmp_path: Path) -> None:
+    options = made_criteo.write(tmp_path / "data", 3, seed=1)
+    backend = {"engine": "torch", "model": "dlrm", "threads": 1, **SMALL, "rows": [2] * 26}
+    spec = WorkerSpec("worker-0", "criteo", options, backend, 2, cache=str(tmp_path / "cache"))
+    host = WorkerHost(spec)
+    with pytest.raises(BackendError, match="table 0 has 2 rows and the data set index"):
+        host.load()
+    host.close()
 
 
 def test_made_samples_go_with_tables_of_any_size(tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def test_a_bad_data_set_is_explained(tmp_path: Path) -> None:
     assert "no folder" in why(path=str(questions))
     good = questions.read_text()
     for text, part in (
-        (good[:-9], "no JSON"),
+        (good[:-9], "JSON"),
         ("[]", "damaged"),
         (good.replace('"question"', '"quest"'), "no 'question'"),
         (json.dumps({"data": []}), "no question"),

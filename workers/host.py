@@ -98,6 +98,9 @@ class WorkerHost:
         if self.spec.needs_library and self._backend.needs_samples:
             self._library = task.prepare(Path(self.spec.cache))
         facts = self._backend.load()
+        check = getattr(self._backend, "check_library", None)
+        if self._library is not None and check is not None:
+            check(self._library)
         warm_up = self._backend.warm_up()
         return {
             "name": self.spec.name,

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from workers.backends import FAR, BackendError, Batch, Done
+from workers.library import Library
 from workers.tasks import Task
 
 WARM_UP_ROUNDS = 3
@@ -114,6 +115,8 @@ class SlotBackend:
         self._estimates: dict[int, _Estimate] = {}
         self._results: deque[_Finished | _Ready | _Failed] = deque()
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        # BackendError for samples that the network cannot answer; an engine sets its own once it has loaded.
+        self.check_library: Callable[[Library], None] = lambda library: None
         self._slots: list[Slot] = []
         self._inboxes: list[queue.SimpleQueue[Batch | None]] = []
         self._threads: list[threading.Thread] = []

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from workers.backends import BackendError, read_options
-from workers.backends.slots import Slot, SlotBackend, bucket_sizes, threads_of
+from workers.backends.slots import Slot, SlotBackend, threads_of
 from workers.backends.torch_cuda import CUDA_SLOTS, ComputeTurn, CudaSlot, Lane
 from workers.backends.torch_network import Network, TorchOptions, load_network
 from workers.backends.torch_ragged import RaggedSlot
@@ -27,22 +27,20 @@ def open_engine(options: Mapping[str, Any], task: Task, max_batch: int) -> SlotB
         raise BackendError("backend.threads must not be negative")
 
     def load() -> tuple[list[Slot], dict[str, Any]]:
-        return _load(checked, options, task, max_batch)
+        if checked.device == "cpu":
+            torch.set_num_threads(threads_of(checked.threads, checked.workers_on_host))
+        network = load_network(checked, options, len(backend.buckets), task.ragged)
+        backend.check_library = network.check_library
+        return _make_slots(network, task, backend.buckets), _facts(network)
 
     name = f"{checked.model} on {checked.device}"
-    return SlotBackend(name, task, max_batch, load, around=torch.inference_mode)
+    backend = SlotBackend(name, task, max_batch, load, around=torch.inference_mode)
+    return backend
 
 
-def _load(
-    checked: TorchOptions, options: Mapping[str, Any], task: Task, max_batch: int
-) -> tuple[list[Slot], dict[str, Any]]:
-    """Build the network; its slots and facts."""
-    if checked.device == "cpu":
-        torch.set_num_threads(threads_of(checked.threads, checked.workers_on_host))
-    buckets = bucket_sizes(max_batch)
-    network = load_network(checked, options, len(buckets), task.ragged)
+def _facts(network: Network) -> dict[str, Any]:
     facts = {"engine": "torch", "versions": _versions(network), "threads": torch.get_num_threads()}
-    return _make_slots(network, task, buckets), {**network.facts, **facts}
+    return {**network.facts, **facts}
 
 
 def _make_slots(network: Network, task: Task, buckets: list[int]) -> list[Slot]:

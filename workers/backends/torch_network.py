@@ -12,6 +12,7 @@ from torch import nn
 
 from workers.backends import BackendError
 from workers.backends.torch_weights import load_weights, model_hash
+from workers.library import Library
 from workers.models import ModelError, open_model
 
 # Every worker builds seeded weights from this, so that all agree.
@@ -58,6 +59,15 @@ class Network:
         self.graphable = bool(getattr(module, "graphable", True)) and not self.host_counts
         self._module = module
         self._dtype = dtype
+
+    def check_library(self, library: Library) -> None:
+        """BackendError if the module knows of samples in `library` that it cannot answer."""
+        check = getattr(self._module, "check_library", None)
+        if check is not None:
+            try:
+                check(library)
+            except ModelError as error:
+                raise BackendError(str(error)) from None
 
     def compile(self, shapes: int, ragged: bool) -> None:
         """Compile: fixed tasks at the first batch of each of `shapes` sizes, else any number of rows."""

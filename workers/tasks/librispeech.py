@@ -147,8 +147,8 @@ class LibrispeechTask:
             if name not in known:
                 raise TaskError(
                     f"task {self.name!r}: {listing} names {_shown(name)}, which is not in "
-                    f"{folder / self.manifest} or longer than {LONGEST_S:g} s; the list is of train-clean-100: convert that, and set "
-                    "task.manifest",
+                    f"{folder / self.manifest} or longer than {LONGEST_S:g} s; the list is of "
+                    "train-clean-100: convert that, and set task.manifest",
                     "calibration",
                 )
         return [known[name] for name in names]
