@@ -99,7 +99,12 @@ def test_a_file_says_which_network_it_is_but_for_the_open_division() -> None:
 
 
 def test_whisper_is_no_network_of_a_benchmark_whatever_it_is_called() -> None:
-    fields = {"benchmark": "rnnt", "round": "v1.0", "suite": "datacenter", "scenarios": ["Offline"]}
+    fields: dict[str, Any] = {
+        "benchmark": "rnnt",
+        "round": "v1.0",
+        "suite": "datacenter",
+        "scenarios": ["Offline"],
+    }
     fields |= {"task": {"name": "librispeech", "path": "d"}, "loadgen": {"path": "l"}}
     backend = {"engine": "ctranslate2", "weights": "w", "model": "rnnt"}
     assert rules_of(planned(**fields, backend=backend)[0]) == ["reference_model"]
@@ -130,7 +135,12 @@ def test_photos_prepared_for_other_weights_are_found() -> None:
 
 
 def test_a_score_without_true_answers_is_foretold() -> None:
-    fields = {"benchmark": "3d-unet-99", "round": "v1.0", "suite": "datacenter", "scenarios": ["Offline"]}
+    fields: dict[str, Any] = {
+        "benchmark": "3d-unet-99",
+        "round": "v1.0",
+        "suite": "datacenter",
+        "scenarios": ["Offline"],
+    }
     fields |= {"task": {"name": "brats", "path": "d"}, "loadgen": {"path": "l"}}
     backend = {"engine": "torch", "model": "3d-unet-brats", "weights": "w"}
     performance, accuracy = planned(**fields, backend=backend)

@@ -15,7 +15,7 @@ from orchestrator.rules import load_round
 from orchestrator.scorers.squad import as_written, plain, word_f1
 from tests import made_squad
 from workers.library import Library
-from workers.tasks import open_task
+from workers.tasks import counts_of, open_task
 
 TIME_BUDGET_S = 15
 
@@ -133,7 +133,7 @@ def test_known_answers_make_the_round_trip(tmp_path: Path) -> None:
     made = task.prepare(tmp_path / "cache")
     everything = np.arange(made.count)
     made.load(everything)
-    counts = task.counts(made.samples(everything))
+    counts = counts_of(task, made.samples(everything))
     features, truth = made.array("features"), json.loads(made.array("truth").tobytes())
     outputs, at, expected = np.full((counts.sum(), 2), -3, np.float32), 0, {}
     for number, (question, query, _, length) in enumerate(features.tolist()):

@@ -15,7 +15,7 @@ import pytest
 from tests import made_criteo
 from tests.made_criteo import QUANTILES
 from workers.library import Library
-from workers.tasks import TaskError, open_task
+from workers.tasks import TaskError, counts_of, open_task
 from workers.tasks.criteo import (
     BIN_FILE,
     DAY_FILE,
@@ -77,14 +77,14 @@ def test_a_sample_is_its_pairs_without_their_labels(tmp_path: Path) -> None:
     samples = all_of(library)
     for i, sample in enumerate(samples):
         assert (task.collate([sample]) == rows[bounds[i] : bounds[i + 1], 1:]).all()
-    assert task.counts(samples).tolist() == np.diff(bounds).tolist()
+    assert counts_of(task, samples).tolist() == np.diff(bounds).tolist()
     assert library.meta["scorer"] == "auc" and library.count == 6
 
 
 def test_collate_stacks_samples_into_what_it_is_given(tmp_path: Path) -> None:
     task = open_task("criteo", {"generated": 4})
     samples = all_of(task.prepare(tmp_path))
-    total = int(task.counts(samples).sum())
+    total = int(counts_of(task, samples).sum())
     out = np.full((total + 5, 39), -1, np.int32)
     rows = task.collate(samples, out)
     assert np.shares_memory(rows, out) and rows.shape == (total, 39) and (out[total:] == -1).all()
@@ -123,7 +123,7 @@ def test_warm_up_and_generated_samples_have_the_true_sizes(tmp_path: Path) -> No
     library = task.prepare(tmp_path)
     assert library.meta == {"generated": True} and library.count == 40
     for samples in (all_of(library), task.warm_up_samples(40)):
-        counts, rows = task.counts(samples), task.collate(samples)
+        counts, rows = counts_of(task, samples), task.collate(samples)
         assert set(counts.tolist()) <= set(range(100, 800, 100)) and 200 < counts.mean() < 350
         assert (rows[:, :13] >= 1).all() and (rows[:, 13:] >= 0).all() and (rows[:, 13:] < TABLE_ROWS).all()
         assert rows[:, 13].max() > 35_000_000
@@ -132,7 +132,7 @@ def test_warm_up_and_generated_samples_have_the_true_sizes(tmp_path: Path) -> No
 def test_onnx_inputs_are_those_of_the_published_file() -> None:
     task: Any = open_task("criteo", {"generated": 1})
     samples = task.warm_up_samples(2)
-    rows, counts = task.collate(samples), task.counts(samples)
+    rows, counts = task.collate(samples), counts_of(task, samples)
     inputs = task.onnx_inputs(rows, counts)
     assert {name: (array.dtype, array.shape) for name, array in inputs.items()} == {
         "dense_x": (np.float32, (len(rows), 13)),

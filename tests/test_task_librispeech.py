@@ -12,7 +12,7 @@ import soundfile
 
 from tests import made_librispeech
 from workers.library import Library
-from workers.tasks import TaskError, open_task
+from workers.tasks import TaskError, counts_of, open_task
 from workers.tasks.librispeech import VOCABULARY, decode, spoken
 
 TIME_BUDGET_S = 5
@@ -58,7 +58,7 @@ def test_rows_lie_back_to_back_and_counts_tell_them_apart(tmp_path: Path) -> Non
     task = open_task("librispeech", {"generated": 1})
     library.load(np.arange(COUNT))
     samples = library.samples(np.array([3, 0, 3]))
-    rows, counts = task.collate(samples), task.counts(samples)
+    rows, counts = task.collate(samples), counts_of(task, samples)
     assert rows.dtype == np.float32 and len(rows) == counts.sum() and task.ragged
     out = np.full(len(rows) + 10, 7, np.float32)
     assert np.shares_memory(task.collate(samples, out), out)

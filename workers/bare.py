@@ -12,7 +12,7 @@ import numpy as np
 
 from workers.backends import FAR, Backend, Batch
 from workers.library import Library
-from workers.tasks import Task
+from workers.tasks import Task, counts_of
 
 LONGEST_WAIT_S = 0.2
 
@@ -30,7 +30,7 @@ def bare_loop(
         drawn, times = np.unique(order, return_counts=True)
         library.load(drawn)
         if ragged is not None:
-            rows = int(ragged.counts(library.samples(drawn)) @ times)
+            rows = int(counts_of(ragged, library.samples(drawn)) @ times)
     batches = _batches(library, order, backend.max_batch)
     gc.collect()
     gc.disable()  # as in a test

@@ -16,7 +16,7 @@ from workers.backends.slots import Computed, Slot, SlotBackend, threads_of
 from workers.backends.weight_files import sha256_of, sha256_of_all
 from workers.backends.whisper import COMPUTE_TYPES, TOKENIZER_FILE, VERSION, Whisper
 from workers.installed import LocateError, locate
-from workers.tasks import Task
+from workers.tasks import Task, counts_of
 
 TASK = "librispeech"
 WEIGHTS_FILE = "model.bin"
@@ -51,7 +51,7 @@ class WhisperSlot:
         """See Slot."""
         began = time.perf_counter()
         rows = self._task.collate(samples)
-        waveforms = np.split(rows, np.cumsum(self._task.counts(samples))[:-1])
+        waveforms = np.split(rows, np.cumsum(counts_of(self._task, samples))[:-1])
         fed = time.perf_counter()
         tokens, counts = self._whisper.transcribe(waveforms)
         return Computed(tokens, counts, fed - began, time.perf_counter() - fed)

@@ -20,7 +20,7 @@ from workers.backends import BackendError
 from workers.backends.slots import Computed
 from workers.backends.weight_files import onnx_files, sha256_of_all
 from workers.installed import LocateError, locate
-from workers.tasks import Task
+from workers.tasks import Task, counts_of
 
 PROVIDERS = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
 
@@ -111,7 +111,7 @@ class OnnxNetwork:
     def compute(self, samples: Sequence[memoryview]) -> Computed:
         """One batch through the file."""
         began = time.perf_counter()
-        counts = self._task.counts(samples)
+        counts = counts_of(self._task, samples)
         inputs = self._task.onnx_inputs(self._task.collate(samples), counts)
         inputs = self._chosen(inputs)
         rows = self._filled_up(inputs)

@@ -12,8 +12,8 @@ import torch
 from workers.backends.slots import Computed
 from workers.backends.torch_cuda import EAGER_PASSES, Lane
 from workers.backends.torch_network import Network
-from workers.backends.torch_slots import bucket_of, counts_of, refuse_other_total
-from workers.tasks import Task
+from workers.backends.torch_slots import bucket_of, refuse_other_total
+from workers.tasks import Task, counts_of
 
 # A stack of rows is padded to the next of these steps. Eight of them double it, so 4 % of the work is padding
 # on average; with four it would be 9 %.

@@ -12,17 +12,12 @@ import torch
 from workers.backends import BackendError
 from workers.backends.slots import Computed
 from workers.backends.torch_network import Network
-from workers.tasks import Task
+from workers.tasks import Task, counts_of
 
 
 def bucket_of(size: int, buckets: list[int]) -> int:
     """The smallest bucket that holds `size`."""
     return next(b for b in buckets if b >= size)
-
-
-def counts_of(task: Task, samples: Sequence[memoryview]) -> np.ndarray:
-    """Rows of each sample of a ragged task, int64 (n,)."""
-    return np.ascontiguousarray(task.counts(samples), np.int64)
 
 
 def refuse_other_total(rows: int, counts: np.ndarray) -> None:

@@ -7,7 +7,7 @@ import importlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -72,9 +72,6 @@ class Task(Protocol):
         Of a ragged task: the rows of all samples, one sample after the other, (counts(samples).sum(), ...).
         """
 
-    def counts(self, samples: Sequence[memoryview]) -> np.ndarray:
-        """Rows of each sample of a ragged task, int64 (n,); of any other task 1 each."""
-
     def respond(
         self, outputs: np.ndarray, indices: np.ndarray, counts: np.ndarray | None = None
     ) -> Responses:
@@ -86,6 +83,20 @@ class Task(Protocol):
 
     def warm_up_samples(self, count: int) -> list[memoryview]:
         """Seeded random samples of the true size, never zeros."""
+
+
+class RaggedTask(Task, Protocol):
+    """A task with `ragged` set."""
+
+    def counts(self, samples: Sequence[memoryview]) -> np.ndarray:
+        """Rows of each sample, int64 (n,)."""
+
+
+def counts_of(task: Task, samples: Sequence[memoryview]) -> np.ndarray:
+    """Rows of each sample, int64 (n,): of a task that is not ragged 1 each."""
+    if not task.ragged:
+        return np.ones(len(samples), np.int64)
+    return np.ascontiguousarray(cast(RaggedTask, task).counts(samples), np.int64)
 
 
 def open_task(name: str, options: dict[str, Any]) -> Task:

@@ -91,10 +91,6 @@ class BrainMaskTask:
         """float32 (1, 1, d, h, w) of the one sample."""
         return unpack(self.name, samples, out)
 
-    def counts(self, samples: Sequence[memoryview]) -> np.ndarray:
-        """One row a sample."""
-        return np.ones(len(samples), np.int64)
-
     def respond(
         self, outputs: np.ndarray, indices: np.ndarray, counts: np.ndarray | None = None
     ) -> Responses:

@@ -227,10 +227,6 @@ class BratsTask:
             row[...] = np.frombuffer(sample, self.dtype).reshape(self.shape)
         return rows
 
-    def counts(self, samples: Sequence[memoryview]) -> np.ndarray:
-        """One row a sample."""
-        return np.ones(len(samples), np.int64)
-
     def respond(
         self, outputs: np.ndarray, indices: np.ndarray, counts: np.ndarray | None = None
     ) -> Responses:

@@ -135,10 +135,6 @@ class CocoTask:
             row[:] = np.frombuffer(sample, self.dtype)
         return rows
 
-    def counts(self, samples: Sequence[memoryview]) -> np.ndarray:
-        """One row a sample."""
-        return np.ones(len(samples), np.int64)
-
     def respond(
         self, outputs: np.ndarray, indices: np.ndarray, counts: np.ndarray | None = None
     ) -> Responses:

@@ -69,10 +69,6 @@ class NullTask:
             row[:] = np.frombuffer(sample, np.uint8)
         return rows
 
-    def counts(self, samples: Sequence[memoryview]) -> np.ndarray:
-        """One row a sample."""
-        return np.ones(len(samples), np.int64)
-
     def respond(
         self, outputs: np.ndarray, indices: np.ndarray, counts: np.ndarray | None = None
     ) -> Responses:

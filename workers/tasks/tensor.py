@@ -71,10 +71,6 @@ class TensorTask:
             row[...] = np.frombuffer(sample, np.float32).reshape(self.shape)
         return rows
 
-    def counts(self, samples: Sequence[memoryview]) -> np.ndarray:
-        """One row a sample."""
-        return np.ones(len(samples), np.int64)
-
     def respond(
         self, outputs: np.ndarray, indices: np.ndarray, counts: np.ndarray | None = None
     ) -> Responses:
