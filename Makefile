@@ -1,5 +1,6 @@
 # make run        the quickstart: a virtual environment, then two benchmarks of a real model on this machine
-# make examples   speech, segmentation and recommendation with real weights and data (Debian: see EXAMPLE_DATA below)
+# make examples   speech, segmentation and recommendation with real weights and data, after
+#                 apt-get install pocketsphinx-testdata mricron-data
 # make test       the whole test suite       make lint   ruff and mypy       make clean   what the others made
 #
 # Python 3.11 or 3.12: the first that runs, or the one you name (make run PYTHON=/path/to/python3.12).
@@ -16,8 +17,6 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 # photos (the quickstart); ratings of films, and networks that find the brain in a scan of a head (the examples).
 PHOTOS := foolbox==3.3.4
 ALONE := recbole==1.2.1 deepbet==1.0.2
-# Spoken clips and the scan of a head: apt-get install these on Debian or Ubuntu.
-EXAMPLE_DATA := pocketsphinx-testdata mricron-data
 TESTS ?=
 
 VERSION_CHECK := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
@@ -27,7 +26,7 @@ PYTHON := $(shell for name in python3 python3.12 python3.11 python; do \
 endif
 
 help:
-	@sed -n 's/^# make/make/p' Makefile
+	@sed -n '/^$$/q; s/^# //p' Makefile
 
 run: $(VENV)/.installed
 	$(BIN)/loadgrid run manifests/quickstart.yaml

@@ -129,7 +129,8 @@ def _accuracy_verdict(record: Record) -> Verdict:
     if got is None:
         return Verdict("NOT SCORED", "red", "The answers were logged, but there is no score.")
     right = f"{got.good:,} of {got.total:,} right = " if got.good is not None else f"{got.metric} "
-    text = f"{right}{got.value:.4g} {unit(got.unit)}; the target is {got.target:g} {unit(got.unit)}."
+    target = with_unit(f"{got.target:g}", got.unit)
+    text = f"{right}{with_unit(f'{got.value:.4g}', got.unit)}; the target is {target}."
     if record.result.errors:
         words = f"{text} But LoadGen logged errors, which checkers refuse:"
         return Verdict("ERRORS", "red", words, tuple(record.result.errors))
@@ -170,13 +171,20 @@ def accuracy(record: Record) -> str:
     got = record.accuracy
     if got is None:
         return "–"
-    value = f"{got.value:.4g} {unit(got.unit)}"
+    value = with_unit(f"{got.value:.4g}", got.unit)
     return f"{got.good:,}/{got.total:,} = {value}" if got.good is not None else value
 
 
+def with_unit(number: str, name: str) -> str:
+    """A number and its unit."""
+    return f"{number} {unit(name)}".rstrip()
+
+
 def unit(name: str) -> str:
-    """A unit as it stands behind a number."""
-    return "%" if name == "percent" else name
+    """A unit as it stands behind a number; a round's may be followed by an explanation."""
+    if name.partition(" ")[0] == "percent":
+        return "%"
+    return "" if name == "fraction" else name
 
 
 def _why_valid(record: Record) -> str:

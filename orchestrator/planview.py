@@ -13,7 +13,7 @@ from orchestrator.expectation import STREAMS, expected_s, expected_samples
 from orchestrator.machine import available_memory_bytes
 from orchestrator.manifest import Manifest
 from orchestrator.manifest_backends import EchoBackend, TorchBackend
-from orchestrator.phrases import duration, plural, size, unit
+from orchestrator.phrases import duration, plural, size, with_unit
 from orchestrator.plan import Finding, TestSpec, memory_needed_bytes
 from orchestrator.rules import load_round
 from orchestrator.tables import facts_grid, listed, plain_table, with_tests
@@ -147,7 +147,7 @@ def _accuracy_settings(spec: TestSpec) -> Iterator[str]:
     yield f"{plural(samples, 'sample')}, each once" if samples else "the whole data set, each sample once"
     if goal is not None:
         sign = "≥" if goal.higher_is_better else "≤"
-        yield f"{goal.metric} {sign} {goal.target:g} {unit(goal.unit)}"
+        yield with_unit(f"{goal.metric} {sign} {goal.target:g}", goal.unit)
         if not samples:
             yield f"the round's has {plural(goal.sample_count, 'sample')}"
 

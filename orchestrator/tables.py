@@ -25,8 +25,8 @@ from orchestrator.phrases import (
     plural,
     rate,
     result,
-    unit,
     verdict,
+    with_unit,
 )
 from orchestrator.record import Record
 
@@ -281,7 +281,7 @@ def _short_percentiles(record: Record) -> list[str]:
 
 def _short_limit(record: Record) -> str:
     if record.kind == "accuracy":
-        return f"≥{record.accuracy.target:g} {unit(record.accuracy.unit)}" if record.accuracy else ""
+        return with_unit(f"≥{record.accuracy.target:g}", record.accuracy.unit) if record.accuracy else ""
     limit = limit_ms(record)
     return "" if limit is None else f"≤{limit:,g} ms"
 

@@ -27,7 +27,22 @@ def load_strictly(module: nn.Module, state: Any) -> None:
                 f"{name} holds {found} numbers ({str(tensor.dtype).removeprefix('torch.')}) where the model "
                 f"has {wanted} ones; save the state_dict of the {wanted} network"
             )
-    module.load_state_dict(state, strict=True)
+    if isinstance(state, Mapping) and (why := _other_names(set(own), {str(name) for name in state})):
+        raise ModelError(why)
+    try:
+        module.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise ModelError("; ".join(line.strip() for line in str(error).splitlines()[:4])) from None
+
+
+def _other_names(wanted: set[str], found: set[str]) -> str:
+    """What is missing and what is too much, in one line; nothing if the names agree."""
+    told = [
+        f"{words} {', '.join(sorted(names)[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        for words, names in (("it lacks", wanted - found), ("the model has no", found - wanted))
+        if names
+    ]
+    return "; ".join(told)
 
 
 def _kind(tensor: torch.Tensor) -> str:

@@ -111,7 +111,8 @@ def open_task(name: str, options: dict[str, Any]) -> Task:
     except ImportError as error:
         missing = _DISTRIBUTIONS.get(error.name or "", error.name)
         raise TaskError(
-            f"task {name!r} needs {missing}, which is not installed: pip install {missing}"
+            f"task {name!r} needs {missing}, which is not installed: pip install {missing}, or all that the "
+            'benchmarks need: pip install -c constraints.txt -e ".[benchmarks]"'
         ) from None
     return task
 
