@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from orchestrator import cluster
 from orchestrator.evidence import Crew, Evidence
+from orchestrator.findings_data import identity_findings, library_findings
 from orchestrator.findings_manifest import needs_own_generator
 from orchestrator.manifest import Manifest
 from orchestrator.order import LocalWorker, Seat, TestOrder
@@ -33,6 +34,7 @@ from orchestrator.stop import Stop
 from orchestrator.supervise import Hooks, Outcome, run_test
 from orchestrator.timings import Board
 from workers.host import WorkerSpec
+from workers.library import Library
 
 EXIT_VALID, EXIT_INVALID, EXIT_USAGE, EXIT_SETUP, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
 # Payloads cost encryption and copies in ZeroMQ's own threads; indices do not.
@@ -82,16 +84,22 @@ class Watcher(Protocol):
 
 @dataclass
 class Session:
-    """A manifest's data set and workers, ready to run test after test; a context manager."""
+    """A manifest's data set and workers, ready to run test after test; a context manager.
+
+    What the data set breaks in `specs`, the tests that will run, is told as soon as it is open.
+    """
 
     manifest: Manifest
     address: str
     watcher: Watcher
     stop: Stop = field(default_factory=Stop)
+    specs: Sequence[TestSpec] = ()
 
     def __enter__(self) -> Session:
         self.round: Round = load_round(self.manifest.round)
         self.library = open_library(self.manifest, self.watcher)
+        if broken := broken_by_data(self.manifest, self.round, self.library, self.specs):
+            self.watcher.warned(f"the results will be unofficial: {'; '.join(broken)}")
         self.commit = commit_of()
         self.fleet: cluster.RayFleet | None = None
         if self.manifest.workers.where == "ray":
@@ -253,11 +261,33 @@ class Session:
         ]
 
 
+def broken_by_data(
+    manifest: Manifest, found: Round, library: Library, specs: Sequence[TestSpec]
+) -> list[str]:
+    """What an opened data set breaks that the plan could not know, once each; the records will say it too."""
+    expected, size_bytes = manifest.task.sha256, int(library.sizes.sum())
+    told = []
+    if specs and expected not in (None, library.digest):
+        told.append("the prepared data set does not have the hash task.sha256")
+    for spec in specs:
+        drawn = spec.performance_sample_count or 0
+        broken = {finding.rule for finding in spec.broken_rules}
+        told += [
+            finding.why
+            for finding in (
+                *library_findings(found, spec.benchmark, spec.mode, library.count, drawn),
+                *identity_findings(found, spec.benchmark, library.meta, size_bytes),
+            )
+            if finding.rule not in broken
+        ]
+    return list(dict.fromkeys(told))
+
+
 def run_campaign(manifest: Manifest, runs_dir: Path, address: str, watcher: Watcher, stop: Stop) -> int:
     """Run every test of a manifest; returns the exit code. SetUpError and ClusterError if it cannot begin."""
     specs = plan(manifest, load_round(manifest.round))
     records: list[Record] = []
-    with Session(manifest, address, watcher, stop) as session:
+    with Session(manifest, address, watcher, stop, specs) as session:
         run = RunPaths.new(runs_dir, manifest.name)
         write_atomically(run.root / MANIFEST, manifest.raw)
         watcher.planned(manifest, specs, run.root)

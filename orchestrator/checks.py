@@ -250,19 +250,37 @@ def room_check(manifest: Manifest, nodes: Sequence[Mapping[str, Any]], here_cpus
         for node in nodes
     ]
     each = f"{wanted.num_cpus:g} CPU and {wanted.num_gpus:g} GPU each"
+    lower = size_mend(wanted.num_cpus, wanted.num_gpus, nodes) or (
+        "lower workers.count, num_cpus or num_gpus, or add nodes"
+    )
     seen = f"{plural(wanted.count, 'worker')} ({each}), room for {sum(fit)}"
     if wanted.placement == "per_node":
         short = sum(count < wanted.count for count in fit)
         seen = f"{plural(wanted.count, 'worker')} on every node ({each}), {plural(short, 'node')} too small"
         if short == len(fit):
-            return Check("workers", FAIL, seen, "lower workers.count, num_cpus or num_gpus, or add nodes")
+            return Check("workers", FAIL, seen, lower)
         return Check("workers", WARN if short else OK, seen, "those get no worker" if short else "")
     if sum(fit) < wanted.count:
-        return Check("workers", FAIL, seen, "lower workers.count, num_cpus or num_gpus, or add nodes")
+        return Check("workers", FAIL, seen, lower)
     if local and wanted.count * wanted.num_cpus > here_cpus:
         mend = "a local Ray counts CPUs as told: workers will share cores; lower workers.count"
         return Check("workers", WARN, f"{seen}, but {plural(here_cpus, 'CPU')} in this machine", mend)
     return Check("workers", OK, seen)
+
+
+def size_mend(num_cpus: float, num_gpus: float, nodes: Sequence[Mapping[str, Any]]) -> str:
+    """What to do when no node is large enough for a single worker; empty if some node may be."""
+    cpus, gpus = (max((n["resources"].get(k, 0) for n in nodes), default=0) for k in ("CPU", "GPU"))
+    mends = []
+    if gpus < num_gpus and not gpus:
+        mends.append("no node has a GPU: set workers.num_gpus: 0 to compute on CPUs, or add nodes with GPUs")
+    elif gpus < num_gpus:
+        mends.append(f"no node has {num_gpus:g} GPUs for one worker: lower workers.num_gpus")
+    if cpus < num_cpus:
+        mends.append(
+            f"no node has {num_cpus:g} CPUs for one worker: set workers.num_cpus to {cpus:g} or fewer"
+        )
+    return "; ".join(mends)
 
 
 GPU_FIELDS = (

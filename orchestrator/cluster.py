@@ -19,6 +19,7 @@ import ray.exceptions
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from orchestrator.checks import size_mend
 from orchestrator.machine import own_address, why_no_connection
 from orchestrator.reach import why_no_ray
 from orchestrator.stop import Interrupted
@@ -295,7 +296,7 @@ class RayFleet:
         fit = [n for n in nodes() if all(n["resources"].get(k, 0) >= v for k, v in need.items())]
         if not fit:
             raise ClusterError(
-                f"no node has room for {p.count} workers ({_need(p)}); the cluster has {_have()}"
+                f"no node has room for {p.count} workers ({_need(p)}); the cluster has {_have(p)}"
             )
         return [NodeAffinitySchedulingStrategy(n["id"], soft=False) for n in fit for _ in range(p.count)]
 
@@ -308,10 +309,7 @@ class RayFleet:
         self._groups.append(group)
         if not group.wait(PLACE_TIMEOUT_S if _could_fit(count, bundle) else 1.0):
             remove_placement_group(group)
-            raise ClusterError(
-                f"the cluster has no room for {count} workers ({_need(p)}); it has {_have()}. "
-                "Lower workers.count, or add nodes"
-            )
+            raise ClusterError(f"the cluster has no room for {count} workers ({_need(p)}); it has {_have(p)}")
         return [PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i) for i in range(count)]
 
     def _ask(
@@ -368,11 +366,14 @@ def _need(p: Placement) -> str:
     return f"{p.num_cpus:g} CPU and {p.num_gpus:g} GPU each"
 
 
-def _have() -> str:
-    return "; ".join(
+def _have(p: Placement) -> str:
+    """What the nodes have, and the mend."""
+    found = nodes()
+    each = "; ".join(
         f"{n['name']} {n['resources'].get('CPU', 0):g} CPU {n['resources'].get('GPU', 0):g} GPU"
-        for n in nodes()
+        for n in found
     )
+    return f"{each}. {size_mend(p.num_cpus, p.num_gpus, found) or 'Lower workers.count, or add nodes'}"
 
 
 def _could_fit(count: int, bundle: dict[str, float]) -> bool:

@@ -18,8 +18,12 @@ from orchestrator.console import open_terminal
 from orchestrator.loadgen import LoadGenError, file_sha256, import_loadgen
 from orchestrator.manifest import Manifest
 from orchestrator.plan import PlanError, TestSpec, plan, plan_findings_for_loadgen
+from orchestrator.preflight import OWN_LOADGEN, WEIGHTS, absent_files, workers_are_here
 from orchestrator.provenance import ROOT, versions
-from orchestrator.rules import load_round, round_names
+from orchestrator.rules import Round, load_round, round_names
+from workers.backends import BackendError, open_backend
+from workers.models import ModelError, check_name
+from workers.tasks import TaskError, open_task
 
 RUNS_DIR = Path("runs")
 KNOCK_TIMEOUT_S = 3.0
@@ -64,6 +68,9 @@ def _checks(address: str, manifest: Manifest | None, ask: Ask) -> Iterator[Check
         except PlanError as error:
             yield Check("plan", FAIL, str(error), "change the manifest")
     yield from _software(manifest)
+    if manifest is not None:
+        yield from files_checks(manifest, address)
+        yield parts_check(manifest, address)
     yield from _this_machine(address, manifest, specs)
     gpus_wanted = manifest is not None and manifest.workers.num_gpus > 0
     query = f"--query-gpu={','.join(checks.GPU_FIELDS)}"
@@ -107,7 +114,8 @@ def loadgen_check(manifest: Manifest | None) -> Check:
     try:
         module = import_loadgen(Path(folder) if folder else None)
     except (LoadGenError, ImportError) as error:
-        return Check("LoadGen", FAIL, str(error), "pip install mlcommons-loadgen==6.0.17")
+        mend = "pip install mlcommons-loadgen==6.0.17" if folder is None else _own_loadgen_mend(found)
+        return Check("LoadGen", FAIL, str(error), mend)
     digest = file_sha256(module)
     if folder is not None:
         # Such a build carries no version; its log tells it, and the record then judges it.
@@ -119,6 +127,47 @@ def loadgen_check(manifest: Manifest | None) -> Check:
     if findings:
         return Check("LoadGen", WARN, findings[0].why, "runs work, and are unofficial")
     return Check("LoadGen", OK, f"{version}, sha256 {digest[:12]}, approved for {found.name}")
+
+
+def _own_loadgen_mend(found: Round) -> str:
+    """What to do about a loadgen.path where no module lies."""
+    if found.loadgen.tag is None:
+        return "take the line loadgen.path out: the published package is the round's own"
+    return (
+        f"build LoadGen's tag {found.loadgen.tag} and put its module there, or take the line loadgen.path "
+        "out, which makes results unofficial"
+    )
+
+
+def files_checks(manifest: Manifest, address: str) -> Iterator[Check]:
+    """The data set and weights that the manifest names; LoadGen's folder has its own check."""
+    here = workers_are_here(manifest, address)
+    for absent in absent_files(manifest):
+        if absent.field == OWN_LOADGEN or (absent.field == WEIGHTS and not here):
+            continue
+        what = "weights" if absent.field == WEIGHTS else "data set"
+        yield Check(what, FAIL, absent.why, f"put it there, or correct {absent.field} in the manifest")
+
+
+def parts_check(manifest: Manifest, address: str) -> Check:
+    """Whether task, network and engine open: options and packages. The engine only where workers are."""
+    backend, max_batch = manifest.backend_options(), manifest.workers.max_batch
+    opened = f"task {manifest.task.name}"
+    try:
+        task = open_task(manifest.task.name, manifest.task_options())
+        check_name(backend.get("model"))
+        if workers_are_here(manifest, address):
+            opened = f"{opened}, engine {manifest.backend.engine}"
+            device = "cuda" if manifest.workers.num_gpus else "cpu"
+            open_backend({**backend, "device": device}, task, max_batch)
+    except OSError as error:  # a package that does not find its own libraries
+        return Check("task and engine", FAIL, f"{opened}: {error}", "install that package anew")
+    except (TaskError, ModelError, BackendError) as error:
+        why, _, command = str(error).partition("pip install ")
+        # What is not installed carries its mend; anything else is a field of the manifest.
+        mend = f"pip install {command}" if command else "correct the manifest"
+        return Check("task and engine", FAIL, why.rstrip(" :;"), mend)
+    return Check("task and engine", OK, f"{opened}: options and packages")
 
 
 def _this_machine(address: str, manifest: Manifest | None, specs: Sequence[TestSpec]) -> Iterator[Check]:

@@ -15,6 +15,7 @@ from orchestrator.manifest import Manifest
 from orchestrator.manifest_backends import EchoBackend, TorchBackend
 from orchestrator.phrases import duration, plural, size, with_unit
 from orchestrator.plan import Finding, TestSpec, memory_needed_bytes
+from orchestrator.preflight import not_here
 from orchestrator.rules import load_round
 from orchestrator.tables import facts_grid, listed, plain_table, with_tests
 
@@ -47,6 +48,9 @@ def _parts(manifest: Manifest, specs: Sequence[TestSpec], free: int | None) -> I
     yield _memory(specs, free)
     yield Text()
     yield from _rules(specs)
+    if absent := not_here([manifest]):
+        yield Text(absent, style="yellow")
+        yield Text()
     notes = with_tests([(note, spec.name) for spec in specs for note in spec.notes], len(specs))
     if notes:
         yield listed("Notes", notes, "cyan")

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.manifest import Manifest, error_at
+from orchestrator.manifest_fields import PATH_OPTIONS
 from orchestrator.plan import TestSpec, plan
-from orchestrator.rules import load_round
+from orchestrator.rules import load_round, round_names
 from workers.installed import LocateError, locate
 from workers.models import ModelError, check_name
 from workers.tasks import TaskError, open_task
+
+WEIGHTS, OWN_LOADGEN = "backend.weights", "loadgen.path"
+_THERE = {"folder": os.path.isdir, "file": os.path.isfile, "file or folder": os.path.exists}
+
+
+@dataclass(frozen=True)
+class Absent:
+    """What a manifest names and this host has not: the field, the path as written there, and why not."""
+
+    field: str
+    written: str
+    why: str
 
 
 def check_names(manifest: Manifest) -> list[TestSpec]:
@@ -24,27 +39,74 @@ def check_names(manifest: Manifest) -> list[TestSpec]:
         check_name(getattr(manifest.backend, "model", None))
     except ModelError as error:
         raise error_at(manifest, "backend.model", str(error)) from None
+    _refuse_other_task(manifest)
     return specs
+
+
+def _refuse_other_task(manifest: Manifest) -> None:
+    """A benchmark's network answers its own task's samples and no other benchmark's."""
+    model, task = getattr(manifest.backend, "model", None), manifest.task.name
+    pairs = {
+        (benchmark.reference.model, benchmark.reference.task)
+        for name in round_names()
+        for benchmark in load_round(name).benchmarks.values()
+    }
+    own = sorted(known for of, known in pairs if of == model)
+    if own and task not in own and task in {known for _, known in pairs}:
+        why = f"model {model} answers the samples of task {' or '.join(own)}, not those of {task}"
+        raise error_at(manifest, "backend.model", why)
 
 
 def check_files(manifest: Manifest, address: str) -> None:
     """The files that must lie on this host: LoadGen's module, and the weights if all workers are here too."""
-    own = manifest.loadgen_folder()
-    if own is not None and not Path(own).is_dir():
-        raise error_at(manifest, "loadgen.path", f"no such folder: {own}")
-    here = manifest.workers.where == "local" or address == "local"
-    weights = manifest.backend_options().get("weights")
-    if not here or weights is None:
-        return
-    try:
-        file = locate(weights)
-    except LocateError as error:
-        raise error_at(manifest, "backend.weights", str(error)) from None
-    wanted, there = (
-        ("folder", file.is_dir()) if manifest.backend.engine == "ctranslate2" else ("file", file.is_file())
-    )
-    if not there:
-        raise error_at(manifest, "backend.weights", f"no such {wanted}: {file}")
+    wanted = {OWN_LOADGEN, WEIGHTS} if workers_are_here(manifest, address) else {OWN_LOADGEN}
+    for absent in absent_files(manifest):
+        if absent.field in wanted:
+            raise error_at(manifest, absent.field, absent.why)
+
+
+def workers_are_here(manifest: Manifest, address: str) -> bool:
+    """Whether all workers would run on this host, with Ray at `address`."""
+    return manifest.workers.where == "local" or address == "local"
+
+
+def absent_files(manifest: Manifest) -> Iterator[Absent]:
+    """The data set, weights and LoadGen that a manifest names and this host has not; reads none of them."""
+    for field, written, kind in _named_files(manifest):
+        place = manifest.resolve(written)
+        try:
+            # Only LoadGen's folder is never one of an installed package.
+            place = place if field == OWN_LOADGEN else str(locate(place))
+        except LocateError as error:
+            yield Absent(field, written, str(error))
+            continue
+        if not _THERE[kind](place):
+            yield Absent(field, written, f"no such {kind}: {place}")
+
+
+def _named_files(manifest: Manifest) -> Iterator[tuple[str, str, str]]:
+    """Field, path as written, and what must lie there."""
+    if manifest.loadgen.path is not None:
+        yield OWN_LOADGEN, manifest.loadgen.path, "folder"
+    options = {**manifest.task.options, "path": manifest.task.path}
+    for key in PATH_OPTIONS:
+        written = options.get(key)
+        if isinstance(written, str) and written:
+            yield f"task.{key}", written, "file or folder"
+    weights = getattr(manifest.backend, "weights", None)
+    if weights is not None:
+        yield WEIGHTS, weights, "folder" if manifest.backend.engine == "ctranslate2" else "file"
+
+
+def not_here(manifests: Sequence[Manifest]) -> str | None:
+    """One line on what a plan does not need and a run does; None if all of it is here."""
+    absent = [file for manifest in manifests for file in absent_files(manifest)]
+    order = ["task", "backend", "loadgen"]  # as a manifest has them
+    absent.sort(key=lambda file: order.index(file.field.partition(".")[0]))
+    if not absent:
+        return None
+    written = ", ".join(dict.fromkeys(file.written for file in absent))
+    return f"Not here yet: {written}. Green is about the rules, not about what lies here."
 
 
 def task_field(error: TaskError) -> str:

@@ -16,6 +16,7 @@ from orchestrator.findings_manifest import REQUIRED_SCENARIO, missing_scenario_f
 from orchestrator.manifest import Manifest
 from orchestrator.phrases import duration, plural
 from orchestrator.plan import TestSpec
+from orchestrator.preflight import not_here
 from orchestrator.rules import load_round
 from orchestrator.tables import listed, plain_table, with_tests
 
@@ -52,6 +53,9 @@ def show_campaign(title: str, parts: Sequence[Part], console: Console) -> bool:
     console.print()
     for part in _verdict(parts, broken, missing):
         console.print(part)
+    if absent := not_here([part.manifest for part in parts]):
+        console.print(Text(absent, style="yellow"))
+        console.print()
     return not broken and not missing
 
 
@@ -110,7 +114,7 @@ def _absent(parts: Sequence[Part]) -> Iterator[str]:
         if absent:
             yield f"{where}: without {', '.join(absent)}, which a submission may leave out."
         else:
-            yield f"{where}: every benchmark is here."
+            yield f"{where}: every benchmark of the round that LoadGrid knows is here."
 
 
 def _only_the_user(parts: Sequence[Part]) -> Iterator[str]:

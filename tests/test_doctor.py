@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orchestrator import checks, doctor, machine, probe
+from orchestrator import checks, cluster, doctor, machine, probe
 from orchestrator.checks import FAIL, OK, WARN
+from orchestrator.manifest import Manifest, parse_manifest
 from tests.made_records import manifest, specs
 from tests.ray_nodes import LocalRay
 
@@ -79,6 +81,59 @@ def test_python_outside_the_supported_range_fails() -> None:
 def test_the_installed_loadgen_is_recognised_as_approved() -> None:
     found = doctor.loadgen_check(None)
     assert found.status in (OK, WARN) and "6.0.17" in found.seen
+
+
+# What the manifest names
+
+
+def networked(folder: Path, round_name: str = "v1.1", **replaced: tuple[str, str]) -> Manifest:
+    text = f"""
+name: named
+round: {round_name}
+suite: edge
+division: open
+benchmark: resnet
+scenarios: [Offline]
+task: {{name: imagenet, path: photos}}
+backend: {{engine: torch, model: resnet50, weights: w.pth}}
+loadgen: {{path: own}}
+"""
+    for old, new in replaced.values():
+        text = text.replace(old, new)
+    return parse_manifest(text.encode(), folder / "named.yaml")
+
+
+def test_a_missing_data_set_and_weights_fail_where_they_are_needed(tmp_path: Path) -> None:
+    found = list(doctor.files_checks(networked(tmp_path), "local"))
+    assert [(check.name, check.status) for check in found] == [("data set", FAIL), ("weights", FAIL)]
+    assert "photos" in found[0].seen and "task.path" in found[0].mend and "backend.weights" in found[1].mend
+    assert [check.name for check in doctor.files_checks(networked(tmp_path), "10.0.0.7:6379")] == ["data set"]
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "w.pth").touch()
+    assert not list(doctor.files_checks(networked(tmp_path), "local"))
+
+
+def test_a_missing_own_loadgen_is_to_be_built_from_the_rounds_tag(tmp_path: Path) -> None:
+    found = doctor.loadgen_check(networked(tmp_path))
+    assert found.status == FAIL and "build LoadGen's tag r1.1" in found.mend
+    assert "unofficial" in found.mend and "pip" not in found.mend
+    assert "take the line loadgen.path out" in doctor.loadgen_check(networked(tmp_path, "v6.1")).mend
+
+
+def test_a_package_that_the_task_or_the_engine_lacks_fails_with_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = networked(tmp_path, engine=("engine: torch, model: resnet50", "engine: onnx"))
+    monkeypatch.delitem(sys.modules, "workers.backends.onnx_engine", raising=False)
+    monkeypatch.delitem(sys.modules, "workers.backends.onnx_session", raising=False)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    found = doctor.parts_check(made, "local")
+    assert (found.status, found.mend) == (FAIL, "pip install onnxruntime")
+    assert doctor.parts_check(made, "10.0.0.7:6379").status == OK, "the engine runs elsewhere"
+    monkeypatch.delitem(sys.modules, "workers.tasks.imagenet", raising=False)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    found = doctor.parts_check(made, "local")
+    assert found.status == FAIL and found.mend.startswith("pip install opencv-python-headless")
 
 
 # This machine
@@ -237,6 +292,27 @@ def test_room_for_the_manifests_workers_is_counted_node_by_node(
 ) -> None:
     made = manifest(workers=("{count: 2}", f"{{{workers}}}"))
     assert checks.room_check(made, nodes, 64, local=False).status == status
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "nodes", "says"),
+    [
+        (4, 1, [node()], "no node has a GPU: set workers.num_gpus: 0"),
+        (1, 2, [node(gpu=1)], "no node has 2 GPUs for one worker: lower workers.num_gpus"),
+        (4, 0, [node(cpu=2), node(cpu=3)], "no node has 4 CPUs for one worker: set workers.num_cpus to 3"),
+        (4, 1, [node(gpu=1)], "Lower workers.count, or add nodes"),
+    ],
+)
+def test_a_cluster_too_small_for_one_worker_names_the_field_to_change(
+    cpus: float, gpus: float, nodes: list[dict[str, Any]], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "nodes", lambda: nodes)
+    fleet = cluster.RayFleet.__new__(cluster.RayFleet)
+    with pytest.raises(cluster.ClusterError, match=says):
+        fleet._per_node(cluster.Placement(9, "per_node", cpus, gpus))
+    made = manifest(workers=("{count: 2}", f"{{count: 9, num_cpus: {cpus}, num_gpus: {gpus}}}"))
+    mend = checks.room_check(made, nodes, 64, local=False).mend
+    assert says.lower()[:18] in mend.lower()
 
 
 def test_a_local_ray_that_shares_cores_is_warned_about() -> None:

@@ -17,8 +17,10 @@ from orchestrator import cli, prepare
 from orchestrator.campaign import Session
 from orchestrator.console import Console
 from orchestrator.manifest import load_manifest
+from orchestrator.plan import plan
 from orchestrator.preparing import Preparing
 from orchestrator.quiet import Quiet
+from orchestrator.rules import load_round
 from orchestrator.stop import Interrupted
 from tests.made_records import shown
 from workers.library import Library, LibraryWriter, prepare_library
@@ -184,6 +186,30 @@ def test_a_run_shows_how_far_its_data_set_is(
         pass
     assert heard[0] == ("preparing", 0, 30)
     assert heard[-2:] == [("preparing", 30, 30), ("written", 30, 30)]
+
+
+def test_what_a_data_set_breaks_is_told_once_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "open_task", lambda *_: Slow(None))
+    monkeypatch.setenv("LOADGRID_CACHE", str(tmp_path / "cache"))
+    file = written(tmp_path)
+    file.write_text(f"{file.read_text()}loadgen: {{performance_sample_count_override: 40}}\n")
+    loaded = load_manifest(file)
+    loaded = loaded.model_copy(update={"task": loaded.task.model_copy(update={"sha256": "0" * 64})})
+    specs = [spec.model_copy(update={"broken_rules": []}) for spec in plan(loaded, load_round(loaded.round))]
+    heard: list[str] = []
+    for told in (specs, ()):
+        with Session(loaded, "local", Quiet(heard.append), specs=told):
+            pass
+    said = [text for text in heard if "unofficial" in text]
+    assert len(said) == 1 and said[0].startswith("the results will be unofficial: ")
+    for part in (
+        "the hash task.sha256",
+        "performance_sample_count_override is 40, the data set has 30 samples",
+        "the data set has 30 samples instead of 50000",
+    ):
+        assert said[0].count(part) == 1
 
 
 # What is shown

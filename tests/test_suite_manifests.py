@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator.manifest import Manifest, ManifestError, load_manifest, manifest_files
+from orchestrator.manifest import Manifest, ManifestError, load_manifest, manifest_files, parse_manifest
 from orchestrator.manifest_backends import OnnxBackend, TorchBackend
 from orchestrator.plan import plan
-from orchestrator.preflight import check_names
+from orchestrator.planview import show_plan
+from orchestrator.preflight import check_names, not_here
 from orchestrator.rules import load_round
 from orchestrator.suiteview import Part, show_campaign
 
@@ -70,8 +71,27 @@ def test_the_optional_multistream_of_v1_0_has_its_manifests() -> None:
 def test_a_suites_campaign_is_green(name: str) -> None:
     green, text = shown(manifests(name))
     assert green
-    assert "All green" in text and "every benchmark is here" in text
+    assert "All green" in text and "every benchmark of the round that LoadGrid knows is here" in text
     assert "also need task.sha256" in text and "also need backend.weights_sha256" in text
+
+
+def test_a_plan_says_what_is_not_here_yet_and_that_green_is_about_the_rules(tmp_path: Path) -> None:
+    file = MANIFESTS / "edge-v1.1" / "resnet.yaml"
+    (tmp_path / "edge").mkdir()
+    parts = parts_of([parse_manifest(file.read_bytes(), tmp_path / "edge" / "resnet.yaml")])
+    told = (
+        "Not here yet: ../data/imagenet, ../weights/resnet50-19c8e357.pth, ../loadgen/r1.1. "
+        "Green is about the rules, not about what lies here."
+    )
+    assert not_here([parts[0].manifest] * 2) == told
+    out = io.StringIO()
+    assert show_campaign("all", parts, Console(file=out, width=300))
+    show_plan(parts[0].manifest, parts[0].specs, Console(file=out, width=300))
+    assert out.getvalue().count(told) == 2
+    for name in ("data/imagenet", "weights", "loadgen/r1.1"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "weights/resnet50-19c8e357.pth").touch()
+    assert not_here([parts[0].manifest]) is None
 
 
 @every_file
@@ -98,6 +118,15 @@ def test_a_suites_manifest_names_a_task_with_its_options_and_a_network(file: Pat
     if reference.task == "imagenet" and manifest.round == "v1.0":
         own = {"preprocess"}
     assert set(manifest.task_options()) == {"path"} | own
+
+
+def test_a_network_of_another_benchmark_is_refused_before_anything_runs() -> None:
+    manifest = load_manifest(MANIFESTS / "edge-v6.1" / "resnet.yaml")
+    other = manifest.model_copy(
+        update={"backend": manifest.backend.model_copy(update={"model": "bert-large"})}
+    )
+    with pytest.raises(ManifestError, match="samples of task squad, not those of imagenet"):
+        check_names(other)
 
 
 def test_a_campaign_says_what_is_broken_and_what_is_missing() -> None:
