@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from orchestrator.accuracy import read_accuracy_log
 from orchestrator.local import LocalLink
-from orchestrator.paths import ACCURACY_LOG
-from orchestrator.supervise import LOG_FILE, Hooks
+from orchestrator.paths import ACCURACY_LOG, TEST_LOG
+from orchestrator.supervise import Hooks
 from tests.drive_backend import wait
 from tests.processes import eventually
 from tests.puppets import EPOCH, MAX_BATCH, Puppet, Table
@@ -246,6 +246,8 @@ def test_a_lost_workers_late_answer_is_dropped(memory: AnswerMemory, table: Tabl
     lost, other = table.puppets
     work = lost.work()
     table.exchange.lose("w0", "Ray saw it die")
+    # The loss is told to another thread, which might read the answer first.
+    assert eventually(lambda: not table.dispatcher.seats[0].alive, 2, every_s=0.01)
     lost.send(shared(memory, work.frame, work.indices))
     answered = 0
     while answered < len(ids):
@@ -349,6 +351,6 @@ def test_memory_that_the_test_cannot_open_means_messages_and_is_not_offered_agai
     order = large_order(tmp_path / "a", fleet, True)
     assert finished(order, fleet).result["response_path"] == "messages"
     all_bytes_are_right(tmp_path / "a")
-    said = (tmp_path / "a" / "out" / LOG_FILE).read_text()
+    said = (tmp_path / "a" / "out" / TEST_LOG).read_text()
     assert "the memory of w0 is not shared: it cannot be opened here" in said
     assert fleet.hosts[0]._memory is None and fleet.hosts[0]._refused
