@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 from orchestrator import cluster
 from orchestrator.evidence import Crew, Evidence
-from orchestrator.findings_data import identity_findings, library_findings
 from orchestrator.findings_manifest import needs_own_generator
 from orchestrator.manifest import Manifest
 from orchestrator.order import LocalWorker, Seat, TestOrder
@@ -25,7 +24,7 @@ from orchestrator.paths import (
     cache_dir,
     write_atomically,
 )
-from orchestrator.plan import TestSpec, plan
+from orchestrator.plan import TestSpec, opened_findings, plan
 from orchestrator.prepare import open_library
 from orchestrator.provenance import commit_of
 from orchestrator.record import Record
@@ -265,21 +264,11 @@ def broken_by_data(
     manifest: Manifest, found: Round, library: Library, specs: Sequence[TestSpec]
 ) -> list[str]:
     """What an opened data set breaks that the plan could not know, once each; the records will say it too."""
-    expected, size_bytes = manifest.task.sha256, int(library.sizes.sum())
     told = []
-    if specs and expected not in (None, library.digest):
+    if specs and manifest.task.sha256 not in (None, library.digest):
         told.append("the prepared data set does not have the hash task.sha256")
     for spec in specs:
-        drawn = spec.performance_sample_count or 0
-        broken = {finding.rule for finding in spec.broken_rules}
-        told += [
-            finding.why
-            for finding in (
-                *library_findings(found, spec.benchmark, spec.mode, library.count, drawn),
-                *identity_findings(found, spec.benchmark, library.meta, size_bytes),
-            )
-            if finding.rule not in broken
-        ]
+        told += [finding.why for finding in opened_findings(spec, found, library)]
     return list(dict.fromkeys(told))
 
 

@@ -13,7 +13,6 @@ from orchestrator.accuracy import AccuracyError, write_accuracy_txt
 from orchestrator.audit import validate
 from orchestrator.audit_verify import Case, verify
 from orchestrator.findings import Finding
-from orchestrator.findings_data import identity_findings, library_findings
 from orchestrator.findings_manifest import (
     index_to_remote_finding,
     network_on_one_host_finding,
@@ -23,7 +22,7 @@ from orchestrator.logs import DetailLog, LogError, read_detail
 from orchestrator.manifest import Manifest
 from orchestrator.order import TestOrder
 from orchestrator.paths import ACCURACY_LOG, ACCURACY_TXT, DETAIL
-from orchestrator.plan import TestSpec
+from orchestrator.plan import TestSpec, opened_findings
 from orchestrator.provenance import versions
 from orchestrator.record import Accuracy, Audit, LossRecord, Record, worker_records
 from orchestrator.rules import Round
@@ -151,10 +150,8 @@ class Evidence:
         if loadgen["version"]:
             found += plan_findings_for_loadgen(loadgen["version"], loadgen["sha256"], self.round)
         told = {finding.rule for finding in spec.broken_rules}
-        drawn = spec.performance_sample_count or 0
-        sized = library_findings(self.round, spec.benchmark, spec.mode, self.library.count, drawn)
-        own = identity_findings(self.round, spec.benchmark, self.library.meta, int(self.library.sizes.sum()))
-        found = [finding for finding in [*found, *sized, *own] if finding.rule not in told]
+        found = [finding for finding in found if finding.rule not in told]
+        found += opened_findings(spec, self.round, self.library)
         placed = (
             index_to_remote_finding(self.manifest, self.round, crew.remote_hosts),
             network_on_one_host_finding(self.manifest, self.round, crew.near),

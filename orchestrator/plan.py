@@ -17,7 +17,7 @@ from orchestrator.findings import (
     seed_findings,
     settings_findings,
 )
-from orchestrator.findings_data import ground_truth_findings, library_findings
+from orchestrator.findings_data import ground_truth_findings, identity_findings, library_findings
 from orchestrator.findings_manifest import (
     index_to_remote_finding,
     manifest_findings,
@@ -36,6 +36,7 @@ from orchestrator.settings import (
     offline_samples_per_query,
     user_conf_text,
 )
+from workers.library import Library
 
 __all__ = [
     "AccuracyGoal",
@@ -45,6 +46,7 @@ __all__ = [
     "index_to_remote_finding",
     "library_findings",
     "memory_needed_bytes",
+    "opened_findings",
     "plan",
     "plan_findings_for_loadgen",
 ]
@@ -117,6 +119,17 @@ class TestSpec(BaseModel):
     def is_audit(self) -> bool:
         """Whether it is a compliance test."""
         return self.test not in RESULTS
+
+
+def opened_findings(spec: TestSpec, found: Round, library: Library) -> list[Finding]:
+    """What the prepared data set breaks and the plan could not know, without the rules that it has named."""
+    told = {finding.rule for finding in spec.broken_rules}
+    drawn = spec.performance_sample_count or 0
+    both = (
+        *library_findings(found, spec.benchmark, spec.mode, library.count, drawn),
+        *identity_findings(found, spec.benchmark, library.meta, int(library.sizes.sum())),
+    )
+    return [finding for finding in both if finding.rule not in told]
 
 
 def plan(manifest: Manifest, found: Round) -> list[TestSpec]:

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 
 from orchestrator import children
 from orchestrator.order import Channel, TestOrder
+from orchestrator.paths import TEST_LOG
 from orchestrator.timings import Board, Folder
 from workers.host import Ticket
 
@@ -23,7 +24,6 @@ TICK_S = 0.1
 # From an interrupt to the end of the child; after it the child is killed.
 LEAVE_S = 2.0
 LOOK_EVERY_S = 0.005
-LOG_FILE = "test.log"
 
 
 class Fleet(Protocol):
@@ -89,7 +89,7 @@ class _Supervisor:
 
     def _spawn(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
         board_fd = self.outcome.board.fd
-        with open(Path(self.order.out_dir) / LOG_FILE, "wb") as log, theirs:
+        with open(Path(self.order.out_dir) / TEST_LOG, "wb") as log, theirs:
             return subprocess.Popen(
                 children.command("orchestrator.testrun", str(theirs.fileno()), str(board_fd)),
                 pass_fds=(theirs.fileno(), board_fd),
@@ -178,7 +178,7 @@ class _Supervisor:
         if not self._stop_child():
             return "the test process closed its channel and hung; it was killed"
         code = self.child.returncode
-        said = (Path(self.order.out_dir) / LOG_FILE).read_text(errors="replace").strip().splitlines()
+        said = (Path(self.order.out_dir) / TEST_LOG).read_text(errors="replace").strip().splitlines()
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return f"the test process died ({how})" + (f": {said[-1]}" if said else "")
 

@@ -14,6 +14,7 @@ from orchestrator.logs import DetailLog, read_detail
 from orchestrator.paths import ACCURACY_LOG, DETAIL, RECORD
 from orchestrator.rules import load_round
 from tests import made_records
+from tests.made_logs import accuracy_log
 from tests.test_record import mllog
 from workers.library import Library, LibraryWriter
 
@@ -41,16 +42,6 @@ def detail(
     path = tmp_path / "one.txt"
     path.write_text(log_text(round_name, scenario, score, error, **changed))
     return read_detail(path)
-
-
-def accuracy_log(path: Path, answers: Answers) -> Path:
-    """As LoadGen writes it: an entry a line, upper-case hexadecimal."""
-    lines = [
-        f'{{ "seq_id" : {i}, "qsl_idx" : {index}, "data" : "{data.hex().upper()}" }}'
-        for i, (index, data) in enumerate(answers)
-    ]
-    path.write_text("[\n" + ",\n".join(lines) + "\n]\n")
-    return path
 
 
 def label_library(folder: Path, labels: Sequence[int], **meta: Any) -> Library:

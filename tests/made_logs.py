@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,16 @@ from orchestrator.paths import ACCURACY_LOG, DETAIL, SUMMARY
 LINE = "=" * 48
 SEEDS = {"qsl_rng_seed": 3133965575612453542, "sample_index_rng_seed": 665484352860916858}
 SEEDS |= {"schedule_rng_seed": 3622009729038561421}
+
+
+def accuracy_log(path: Path, answers: Sequence[tuple[int, bytes]]) -> Path:
+    """An accuracy log as LoadGen writes it: an entry a line, upper-case hexadecimal."""
+    lines = [
+        f'{{ "seq_id" : {i}, "qsl_idx" : {index}, "data" : "{data.hex().upper()}" }}'
+        for i, (index, data) in enumerate(answers)
+    ]
+    path.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+    return path
 
 
 def mllog(key: str, value: Any, error: bool = False, warning: bool = False) -> str:

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 from orchestrator import accuracy, scorers
 from orchestrator.accuracy import AccuracyError, AccuracyScore, write_accuracy_txt
+from orchestrator.paths import ACCURACY_LOG
+from tests.made_logs import accuracy_log
 from workers.library import LibraryWriter
 
 TIME_BUDGET_S = 15
@@ -28,14 +30,7 @@ LABELS = np.array([243, 559, 0, 999])
 
 
 def log(folder: Path, answers: list[tuple[int, bytes]]) -> Path:
-    """An accuracy log as LoadGen writes it: an entry a line, upper-case hexadecimal."""
-    lines = [
-        f'{{ "seq_id" : {i}, "qsl_idx" : {index}, "data" : "{data.hex().upper()}" }}'
-        for i, (index, data) in enumerate(answers)
-    ]
-    path = folder / "mlperf_log_accuracy.json"
-    path.write_text("[\n" + ",\n".join(lines) + "\n]\n")
-    return path
+    return accuracy_log(folder / ACCURACY_LOG, answers)
 
 
 def score(path: Path, labels: np.ndarray, count: int, dtype: str = "float32") -> AccuracyScore:

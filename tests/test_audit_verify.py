@@ -38,7 +38,8 @@ from orchestrator.record import Audit
 from orchestrator.rules import load_round
 from orchestrator.scorers import score
 from tests import made_records
-from tests.made_audits import Answers, accuracy_log, case_of_test01, finished_test, label_library, log_text
+from tests.made_audits import Answers, case_of_test01, finished_test, label_library, log_text
+from tests.made_logs import accuracy_log
 from workers.library import Library
 
 TIME_BUDGET_S = 15

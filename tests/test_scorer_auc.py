@@ -10,8 +10,10 @@ import pytest
 
 from orchestrator import scorers
 from orchestrator.accuracy import AccuracyError, AccuracyScore
+from orchestrator.paths import ACCURACY_LOG
 from orchestrator.rules import load_round
 from tests import made_criteo
+from tests.made_logs import accuracy_log
 from workers.library import LibraryWriter
 from workers.tasks import open_task
 
@@ -22,14 +24,7 @@ BOUNDS = np.array([0, 2, 5, 6])
 
 
 def log(folder: Path, answers: list[tuple[int, bytes]]) -> Path:
-    """An accuracy log as LoadGen writes it: an entry a line, upper-case hexadecimal."""
-    lines = [
-        f'{{ "seq_id" : {i}, "qsl_idx" : {index}, "data" : "{data.hex().upper()}" }}'
-        for i, (index, data) in enumerate(answers)
-    ]
-    path = folder / "mlperf_log_accuracy.json"
-    path.write_text("[\n" + ",\n".join(lines) + "\n]\n")
-    return path
+    return accuracy_log(folder / ACCURACY_LOG, answers)
 
 
 def pairs(*predictions: float) -> bytes:

@@ -11,9 +11,11 @@ import pytest
 
 from orchestrator import scorers
 from orchestrator.accuracy import AccuracyError
+from orchestrator.paths import ACCURACY_LOG
 from orchestrator.rules import load_round
 from orchestrator.scorers.squad import as_written, plain, word_f1
 from tests import made_squad
+from tests.made_logs import accuracy_log
 from workers.library import Library
 from workers.tasks import counts_of, open_task
 
@@ -39,14 +41,7 @@ WORDS = [
 
 
 def log(folder: Path, answers: list[tuple[int, bytes]]) -> Path:
-    """An accuracy log as LoadGen writes it."""
-    lines = [
-        f'{{ "seq_id" : {i}, "qsl_idx" : {index}, "data" : "{data.hex().upper()}" }}'
-        for i, (index, data) in enumerate(answers)
-    ]
-    path = folder / "mlperf_log_accuracy.json"
-    path.write_text("[\n" + ",\n".join(lines) + "\n]\n")
-    return path
+    return accuracy_log(folder / ACCURACY_LOG, answers)
 
 
 def library(folder: Path, context: str, answers: list[list[str]]) -> Library:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from workers.backends import BackendError
+from workers.backends.weight_files import sha256_of
 from workers.installed import LocateError, locate
 from workers.models import ModelError
 from workers.models.pickled_module import read_state
@@ -85,7 +86,7 @@ def load_weights(module: nn.Module, path: str, wanted_sha256: str) -> dict[str, 
     """Load a state_dict strictly; returns the file's name and sha256, checked against the manifest's."""
     try:
         file = locate(path)
-        sha256 = _sha256(file)
+        sha256 = sha256_of(file)
         if wanted_sha256 not in ("", sha256):
             raise BackendError(f"backend.weights: {file} has sha256 {sha256}, not backend.weights_sha256")
         state = _read(file, getattr(module, "published_classes", ()))
@@ -128,8 +129,3 @@ def _read(file: Path, classes: tuple[str, ...]) -> Any:
         # weights_only=False, which would run whatever code the file holds.
         why = "it is damaged or holds more than tensors; save its state_dict anew"
         raise BackendError(f"backend.weights: {file} does not load safely: {why}") from None
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

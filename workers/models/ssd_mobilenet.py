@@ -20,7 +20,6 @@ from workers.models import ModelError
 from workers.models.boxes import Anchors, Corners, choose, decode, join, rows_of
 
 CLASSES = 91  # background is 0
-IMAGE_SIZE = 300
 # Outputs and stride of the thirteen separable layers after the stem; the reference's MobileNetV1Base.
 STEM_OUTPUTS = 32
 LAYERS = (
