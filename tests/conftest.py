@@ -183,8 +183,9 @@ def _left_running() -> dict[int, str]:
 
 
 def _counts(pid: int) -> bool:
-    # multiprocessing's own tracker lives until Python itself has ended
-    return alive(pid) and "multiprocessing.resource_tracker" not in command_line(pid)
+    # What lives until Python itself has ended: multiprocessing's own tracker, and torch.compile's helpers.
+    kept = "multiprocessing.resource_tracker", "torch/_inductor/compile_worker"
+    return alive(pid) and not any(word in command_line(pid) for word in kept)
 
 
 @pytest.fixture(scope="session", autouse=True)

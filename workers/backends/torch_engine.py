@@ -13,7 +13,7 @@ from workers.backends import BackendError, read_options
 from workers.backends.slots import Slot, SlotBackend, threads_of
 from workers.backends.torch_cuda import CUDA_SLOTS, ComputeTurn, CudaSlot, Lane
 from workers.backends.torch_network import Network, TorchOptions, load_network
-from workers.backends.torch_ragged import RaggedSlot
+from workers.backends.torch_ragged import RAGGED_SLOTS, RaggedSlot
 from workers.backends.torch_slots import CpuSlot
 from workers.tasks import Task
 
@@ -44,11 +44,11 @@ def _facts(network: Network) -> dict[str, Any]:
 
 
 def _make_slots(network: Network, task: Task, buckets: list[int]) -> list[Slot]:
-    """The slots that fit the device: two overlap on a GPU, one is all of a CPU."""
+    """The slots that fit the device: two or three overlap on a GPU, one is all of a CPU."""
     if network.device.type != "cuda":
         return [CpuSlot(network, task, buckets)]
     turn = ComputeTurn()
-    lanes = [Lane(network.device, turn) for _ in range(CUDA_SLOTS)]
+    lanes = [Lane(network.device, turn) for _ in range(RAGGED_SLOTS if task.ragged else CUDA_SLOTS)]
     if task.ragged:
         return [RaggedSlot(network, task, buckets[-1], lane) for lane in lanes]
     return [CudaSlot(network, task, buckets, lane) for lane in lanes]

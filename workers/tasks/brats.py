@@ -33,6 +33,7 @@ from workers.tasks import (
 from workers.tasks.label_volumes import keep_volumes
 from workers.tasks.reference_pickle import read_pickle
 from workers.tasks.sources import identity_of, listing_digest, source_file, source_folder
+from workers.tasks.stacking import stack
 
 MODALITIES = 4
 CLASSES = 4
@@ -223,8 +224,7 @@ class BratsTask:
         """(n, 4, 224, 224, 160) of `dtype`."""
         n = len(samples)
         rows = np.empty((n, *self.shape), self.dtype) if out is None else out[:n]
-        for row, sample in zip(rows, samples, strict=True):
-            row[...] = np.frombuffer(sample, self.dtype).reshape(self.shape)
+        stack(samples, rows)
         return rows
 
     def respond(

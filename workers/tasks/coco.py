@@ -29,6 +29,7 @@ from workers.tasks.photos import (
     refuse_missing,
 )
 from workers.tasks.sources import listing_digest, read_json, source_file, source_folder
+from workers.tasks.stacking import stack
 
 ANNOTATIONS = "annotations/instances_val2017.json"
 PHOTOS = "val2017"
@@ -131,8 +132,7 @@ class CocoTask:
         """uint8 (n, side, side, 3) or float32 (n, 3, side, side)."""
         n = len(samples)
         rows = np.empty((n, *self.shape), self.dtype) if out is None else out[:n]
-        for row, sample in zip(rows.reshape(n, -1), samples, strict=True):
-            row[:] = np.frombuffer(sample, self.dtype)
+        stack(samples, rows)
         return rows
 
     def respond(

@@ -27,6 +27,7 @@ from workers.protocol import Responses
 from workers.tasks import MOST_SAMPLES, WARM_UP_SEED, TaskError, check_options, refuse_too_large
 from workers.tasks.criteo_rows import BIN_WORDS, half_of_day, map_rows, read_table_counts, table_counts
 from workers.tasks.sources import listing_digest, source_file, source_folder
+from workers.tasks.stacking import stack
 
 DENSE = 13
 SPARSE = 26
@@ -203,11 +204,9 @@ class CriteoTask:
 
     def collate(self, samples: Sequence[memoryview], out: np.ndarray | None = None) -> np.ndarray:
         """int32 (pairs of all samples, 39)."""
-        blocks = [np.frombuffer(sample, np.int32) for sample in samples]
-        if out is None:
-            return np.concatenate(blocks).reshape(-1, ROW_WORDS)
-        rows = out[: sum(map(len, blocks)) // ROW_WORDS]
-        np.concatenate(blocks, out=rows.reshape(-1))
+        total = int(self.counts(samples).sum())
+        rows = np.empty((total, ROW_WORDS), np.int32) if out is None else out[:total]
+        stack(samples, rows)
         return rows
 
     def counts(self, samples: Sequence[memoryview]) -> np.ndarray:

@@ -28,6 +28,7 @@ from workers.tasks.photos import (
     refuse_missing,
 )
 from workers.tasks.sources import identity_of, listing_digest, source_file, source_folder
+from workers.tasks.stacking import stack
 
 SIDE = 224
 SHORT_SIDE = 256  # 100 * 224 / 87.5 (dataset.py, resize_with_aspectratio)
@@ -152,8 +153,7 @@ class ImagenetTask:
     def collate(self, samples: Sequence[memoryview], out: np.ndarray | None = None) -> np.ndarray:
         """uint8 (n, 224, 224, 3)."""
         rows = np.empty((len(samples), SIDE, SIDE, 3), np.uint8) if out is None else out[: len(samples)]
-        for row, sample in zip(rows.reshape(len(samples), SAMPLE_BYTES), samples, strict=True):
-            row[:] = np.frombuffer(sample, np.uint8)
+        stack(samples, rows)
         return rows
 
     def respond(

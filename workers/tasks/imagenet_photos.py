@@ -22,6 +22,7 @@ from workers.installed import LocateError, locate
 from workers.library import Library, LibraryWriter, prepare_library
 from workers.protocol import Responses
 from workers.tasks import TaskError, check_options, random_samples
+from workers.tasks.stacking import stack
 
 SIDE = 224
 CROP_PADDING = 32
@@ -103,8 +104,7 @@ class ImagenetPhotos:
     def collate(self, samples: Sequence[memoryview], out: np.ndarray | None = None) -> np.ndarray:
         """uint8 (n, 224, 224, 3)."""
         rows = np.empty((len(samples), SIDE, SIDE, 3), np.uint8) if out is None else out[: len(samples)]
-        for row, sample in zip(rows.reshape(len(samples), SAMPLE_BYTES), samples, strict=True):
-            row[:] = np.frombuffer(sample, np.uint8)
+        stack(samples, rows)
         return rows
 
     def respond(

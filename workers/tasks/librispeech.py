@@ -24,6 +24,7 @@ from workers.library import Library, LibraryWriter, prepare_library
 from workers.protocol import Responses
 from workers.tasks import WARM_UP_SEED, TaskError, check_options
 from workers.tasks.sources import identity_of, listing_digest, read_json, source_file, source_folder
+from workers.tasks.stacking import stack
 
 SAMPLE_RATE_HZ = 16000
 SAMPLE_BYTES = 4
@@ -158,10 +159,7 @@ class LibrispeechTask:
         sizes = self.counts(samples)
         total = int(sizes.sum())
         rows = np.empty(total, np.float32) if out is None else out[:total]
-        start = 0
-        for sample, size in zip(samples, sizes.tolist(), strict=True):
-            rows[start : start + size] = np.frombuffer(sample, np.float32)
-            start += size
+        stack(samples, rows)
         return rows
 
     def counts(self, samples: Sequence[memoryview]) -> np.ndarray:
