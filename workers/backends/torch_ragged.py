@@ -15,8 +15,8 @@ from workers.backends.torch_network import Network
 from workers.backends.torch_slots import bucket_of, refuse_other_total
 from workers.tasks import Task, counts_of
 
-# A batch's rows take about as long to be laid side by side as to be computed. With two slots DLRM on an H100 gave
-# 0.86 to 0.92 of its bare loop, which is never waited for; with three 0.98, and the bare loop 8 % more.
+# A batch's rows take about as long to be laid side by side as to be computed. With two slots DLRM on an H100
+# gave 0.86 to 0.92 of its bare loop, which is never waited for; with three 0.98, and the bare loop 8 % more.
 RAGGED_SLOTS = 3
 # A stack of rows is padded to the next of these steps. Eight of them double it, so 4 % of the work is padding
 # on average; with four it would be 9 %.
