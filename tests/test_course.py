@@ -1,0 +1,132 @@
+"""early_stopping.py and course.py: LoadGen's bound, and where a running test is heading."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.course import CourseWatch
+from orchestrator.early_stopping import fewest_in_limit, most_late
+from orchestrator.manifest import parse_manifest
+from orchestrator.plan import TestSpec, plan
+from orchestrator.rules import load_round
+
+TIME_BUDGET_S = 10
+
+
+def spec_of(**server: Any) -> TestSpec:
+    """A Server test of 15 ms; by default 100 queries a second for 100 s."""
+    words = {"target_qps": 100, "target_latency": 15, "min_duration": 100000, "min_query_count": 1} | server
+    text = f"""
+round: v6.1
+suite: edge
+division: open
+benchmark: resnet
+scenarios: [Server]
+runs: [performance]
+task: {{name: "null", count: 1024}}
+backend: {{engine: echo}}
+loadgen:
+  Server: {words}
+""".replace("'", "")
+    manifest = parse_manifest(text.encode())
+    return plan(manifest, load_round("v6.1"))[0]
+
+
+def exact_chance(queries: int, late: int, share: float) -> float:
+    return sum(math.comb(queries, k) * share**k * (1 - share) ** (queries - k) for k in range(late + 1))
+
+
+def test_the_bound_is_that_of_loadgen_s_rule() -> None:
+    assert fewest_in_limit(0) == 459  # LoadGen's first answer at the 99th: ceil(log(0.01) / log(0.99))
+    assert fewest_in_limit(1) + 1 == 662  # the fewest queries of a stream's estimate for MultiStream
+    assert most_late(270_336) == 2583  # of the 2703 that one in a hundred would be
+
+
+@pytest.mark.parametrize("queries", [3, 458])
+def test_too_few_queries_pass_with_no_late_one_at_all(queries: int) -> None:
+    assert most_late(queries) is None
+    assert most_late(459) == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(late=st.integers(0, 40), percentile=st.sampled_from([0.9, 0.95, 0.99]))
+def test_the_bound_is_the_first_that_the_binomial_allows(late: int, percentile: float) -> None:
+    fewest = fewest_in_limit(late, percentile)
+    share = 1 - percentile
+    assert exact_chance(fewest + late, late, share) < 0.01
+    assert exact_chance(fewest + late - 1, late, share) >= 0.01
+
+
+@settings(max_examples=25, deadline=None)
+@given(queries=st.integers(459, 50_000_000))
+def test_one_more_late_query_than_allowed_is_too_many_at_any_size(queries: int) -> None:
+    most = most_late(queries)
+    assert most is not None
+    assert most + fewest_in_limit(most) <= queries < most + 1 + fewest_in_limit(most + 1)
+
+
+def test_a_test_within_the_bound_is_on_course_and_needs_the_rest_of_its_queries() -> None:
+    watch = CourseWatch(spec_of())
+    course = watch.look(10.0, issued=1005, completed=1000, late=3)
+    assert course is not None
+    assert (course.word, course.late, course.expected, course.allowed_late) == ("on course", 3, 10_001, 77)
+    assert course.more_needed == 3 + fewest_in_limit(3) - 1000
+    assert watch.look(20.0, 5000, 5000, 3).more_needed == 0  # type: ignore[union-attr]
+
+
+def test_a_rate_of_late_queries_above_the_bound_is_a_risk_before_the_bound_is_reached() -> None:
+    course = CourseWatch(spec_of()).look(10.0, issued=1000, completed=1000, late=20)
+    assert course is not None
+    assert course.word == "at risk"
+    assert "20 of 1,000" in course.why
+
+
+def test_the_first_queries_are_too_few_for_a_forecast() -> None:
+    course = CourseWatch(spec_of()).look(1.0, issued=100, completed=100, late=20)
+    assert course is not None
+    assert course.word == "on course"
+
+
+def test_one_late_query_more_than_the_bound_cannot_be_made_good() -> None:
+    watch = CourseWatch(spec_of())
+    last, over = watch.look(50.0, 5000, 5000, 77), watch.look(50.1, 5000, 5000, 78)
+    assert last is not None
+    assert over is not None
+    assert (last.word, over.word) == ("at risk", "cannot pass")
+    assert "longer than 15 ms" in over.why
+
+
+def test_queries_that_pile_up_are_a_risk_although_none_was_late_yet() -> None:
+    watch = CourseWatch(spec_of(target_latency=1000))
+    courses = [watch.look(0.5 * i, issued=50 * i, completed=45 * i, late=0) for i in range(1, 25)]
+    assert courses[4] is not None
+    assert courses[4].word == "on course"  # the trend of two seconds says nothing
+    assert courses[-1] is not None
+    assert courses[-1].word == "at risk"
+    assert courses[-1].outstanding_per_s == pytest.approx(10.0)
+
+
+def test_a_steady_number_of_outstanding_queries_is_no_risk() -> None:
+    watch = CourseWatch(spec_of(target_latency=1000))
+    for i in range(1, 60):
+        course = watch.look(0.5 * i, issued=50 * i + i % 3, completed=50 * i - 20, late=0)
+        assert course is not None
+        assert course.word == "on course"
+
+
+def test_a_test_too_short_for_any_proof_cannot_pass() -> None:
+    course = CourseWatch(spec_of(min_duration=1000)).look(0.5, 50, 50, 0)
+    assert course is not None
+    assert course.word == "cannot pass"
+    assert "459" in course.why
+
+
+def test_other_scenarios_have_no_such_verdict() -> None:
+    offline = spec_of().model_copy(update={"scenario": "Offline"})
+    assert CourseWatch(offline).look(1.0, 10, 10, 10) is None
+    assert CourseWatch(spec_of()).look(1.0, 10, 0, 0) is None
