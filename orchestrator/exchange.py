@@ -385,6 +385,7 @@ class Exchange:
         self._on_check(d.completed, d.issued)
         totals = {"issued": d.issued, "completed": d.completed, "waiting": d.waiting, "late": d.late}
         totals |= {"losses": len(d.losses), "moved": sum(x.moved for x in d.losses), "now_ns": now_ns}
+        totals |= {"cpu_ns": time.process_time_ns()}
         for name, value in totals.items():
             board.set_total(name, value)
         outstanding, alive = COUNTERS.index("outstanding"), COUNTERS.index("alive")

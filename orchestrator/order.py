@@ -65,6 +65,7 @@ class TestOrder(BaseModel):
     attach_timeout_s: float = 60.0
     schedule_seed: int = 0
     target_qps: float = 0.0
+    limit_ns: int | None = None
 
 
 class Channel:

@@ -78,7 +78,7 @@ class _Supervisor:
         self.fleet = fleet
         self.hooks = hooks
         self.outcome = Outcome("failed", Board(len(order.workers)))
-        self.folder = Folder(self.outcome.board)
+        self.folder = Folder(self.outcome.board, order.limit_ns)
         ours, theirs = socket.socketpair()
         self.channel = Channel(ours)
         self.child = self._spawn(theirs)

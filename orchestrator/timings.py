@@ -36,6 +36,8 @@ TOTALS = (
     "rows_written",
     "rows_folded",
     "rows_dropped",
+    "over_limit",
+    "cpu_ns",
 )
 
 # A row: one frame's segment in one answer; times in ns, the worker's by its own clock, `batch` only in an
@@ -162,10 +164,14 @@ class Timings:
 
 
 class Folder:
-    """The driver's side: folds new rows into the board's histograms and counters."""
+    """The driver's side: folds new rows into the board's histograms and counters.
 
-    def __init__(self, board: Board) -> None:
+    With a limit it counts the samples whose latency, issue to completion, is beyond it.
+    """
+
+    def __init__(self, board: Board, limit_ns: int | None = None) -> None:
         self.board = board
+        self._limit_ns = limit_ns
         self._folded = 0
         self._seen = 0
 
@@ -199,6 +205,9 @@ class Folder:
         self._add("compute", worker, computed - started, samples)
         self._add("return", worker, np.maximum(back, 0) + (w_sent - computed), samples)
         self._add("latency", worker, received - issued, samples)
+        if self._limit_ns is not None:
+            late = int(samples[received - issued > self._limit_ns].sum())
+            self.board.set_total("over_limit", self.board.total("over_limit") + late)
 
     def _without_clock_offset(
         self, worker: np.ndarray, out: np.ndarray, back: np.ndarray
