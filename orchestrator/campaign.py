@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +13,7 @@ from orchestrator import cluster
 from orchestrator.evidence import Crew, Evidence
 from orchestrator.findings_manifest import needs_own_generator
 from orchestrator.manifest import Manifest
+from orchestrator.manifest_power import PowerSection
 from orchestrator.order import LocalWorker, Seat, TestOrder
 from orchestrator.pace import even_warm_ups
 from orchestrator.paths import (
@@ -25,6 +26,7 @@ from orchestrator.paths import (
     write_atomically,
 )
 from orchestrator.plan import TestSpec, opened_findings, plan
+from orchestrator.power.measure import Mode, measure, why_no_server
 from orchestrator.prepare import open_library
 from orchestrator.provenance import commit_of
 from orchestrator.record import Record
@@ -93,8 +95,11 @@ class Session:
     watcher: Watcher
     stop: Stop = field(default_factory=Stop)
     specs: Sequence[TestSpec] = ()
+    power: PowerSection | None = None  # measured in performance tests; searches and `bench` leave it out
 
     def __enter__(self) -> Session:
+        if self.power is not None and (why := why_no_server(self.power)):
+            raise SetUpError(why)
         self.round: Round = load_round(self.manifest.round)
         self.library = open_library(self.manifest, self.watcher)
         if broken := broken_by_data(self.manifest, self.round, self.library, self.specs):
@@ -171,9 +176,12 @@ class Session:
         if spec.audit_config:
             write_atomically(folder / AUDIT_CONFIG, spec.audit_config.encode())
         order = self._order(spec, folder, seats)
-        self.watcher.test_began(spec, [seat.name for seat in order.workers])
         started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        outcome = run_test(order, self.fleet, Hooks(self.watcher.event, self.watcher.tick, self.stop))
+        if self.power is not None and spec.test == "performance":
+            order, outcome = self._measured(self.power, spec, order)
+        else:
+            self.watcher.test_began(spec, [seat.name for seat in order.workers])
+            outcome = run_test(order, self.fleet, Hooks(self.watcher.event, self.watcher.tick, self.stop))
         # The test's process has read the code anew: what was clean when the run began may not be any more.
         commit = max(self.commit, commit_of(), key=lambda known: bool(known["dirty"]))
         evidence = Evidence(self.manifest, self.round, commit, self.library, run.root.name)
@@ -181,6 +189,39 @@ class Session:
         write_atomically(folder / RECORD, record.to_json())
         self.watcher.test_ended(record, paths.finish())
         return record
+
+    def _measured(self, power: PowerSection, spec: TestSpec, order: TestOrder) -> tuple[TestOrder, Outcome]:
+        """A test within a power measurement, whose client has it run twice: the second run's order counts."""
+        last = order
+
+        def ask(mode: Mode, folder: Path, stop: Callable[[], str | None]) -> Outcome:
+            nonlocal last
+            # As for any test: a new epoch, and new keys of the workers that live.
+            last = self._order(spec, folder, self._seats()).model_copy(update={"conf_file": order.conf_file})
+            if not last.workers:
+                return no_run("no worker is left: all were lost in the ranging run")
+            hooks = Hooks(stop=stop)
+            if mode == "ranging":
+                self.watcher.preparing(f"the power measurement of {spec.name}: ranging run")
+            else:
+                self.watcher.test_began(spec, [seat.name for seat in last.workers])
+                hooks = Hooks(self.watcher.event, self.watcher.tick, stop)
+            outcome = run_test(last, self.fleet, hooks)
+            if outcome.status == "interrupted" and not self.stop() and self.fleet is not None:
+                self.fleet.detach(stop=self.stop)  # only the client has left: the next test needs the workers
+            return outcome
+
+        def no_run(reason: str) -> Outcome:
+            return Outcome("failed", Board(len(order.workers)), reason)
+
+        self.watcher.preparing(f"the power measurement of {spec.name}: the client and its meter")
+        where, folder = self.manifest.path.absolute().parent, Path(order.out_dir)
+        outcome, trouble = measure(power, where, folder, spec.name, ask, self.stop)
+        if outcome is None:
+            last, outcome = order, no_run(trouble)
+        if trouble:
+            outcome.status, outcome.reason = "interrupted" if self.stop() else "failed", trouble
+        return last, outcome
 
     def _crew(self, order: TestOrder, outcome: Outcome) -> Crew:
         if self.fleet is None:
@@ -276,7 +317,7 @@ def run_campaign(manifest: Manifest, runs_dir: Path, address: str, watcher: Watc
     """Run every test of a manifest; returns the exit code. SetUpError and ClusterError if it cannot begin."""
     specs = plan(manifest, load_round(manifest.round))
     records: list[Record] = []
-    with Session(manifest, address, watcher, stop, specs) as session:
+    with Session(manifest, address, watcher, stop, specs, manifest.power) as session:
         run = RunPaths.new(runs_dir, manifest.name)
         write_atomically(run.root / MANIFEST, manifest.raw)
         watcher.planned(manifest, specs, run.root)

@@ -23,12 +23,15 @@ from orchestrator.manifest import Manifest
 from orchestrator.order import TestOrder
 from orchestrator.paths import ACCURACY_LOG, ACCURACY_TXT, DETAIL
 from orchestrator.plan import TestSpec, opened_findings
+from orchestrator.power.figures import PowerError, figure_of
+from orchestrator.power.files import POWER, meter_of
 from orchestrator.provenance import versions
-from orchestrator.record import Accuracy, Audit, LossRecord, Record, worker_records
+from orchestrator.record import Accuracy, Audit, LossRecord, Power, Record, worker_records
 from orchestrator.rules import Round
 from orchestrator.scorers import score
 from orchestrator.supervise import Outcome
 from orchestrator.verdict import (
+    doubts_about_power,
     doubts_about_workers,
     doubts_of,
     missing_evidence,
@@ -80,6 +83,7 @@ class Evidence:
         folder = Path(order.out_dir)
         detail = _detail_of(folder)
         accuracy = self._score(spec, outcome, folder)
+        power = self._power(spec, outcome, folder)
         result = result_of(spec, detail, outcome.status == "finished")
         hashes, loadgen = self._hashes(spec), self._loadgen(detail, outcome)
         audit = self._verify(spec, outcome, folder)
@@ -89,6 +93,7 @@ class Evidence:
             *(validate(spec.settings, spec.audit, detail.values) if outcome.status == "finished" else []),
             *doubts_about_workers(crew.facts, crew.differences, crew.absent, outcome),
             *missing_evidence(crew.facts, self.manifest.backend.engine, hashes, self.commit, loadgen),
+            *doubts_about_power(spec.round, power, crew.remote_hosts),
         ]
         because = unofficial_because(spec, outcome, result, accuracy, findings, [*missing, *doubts_of(audit)])
         return Record(
@@ -107,6 +112,7 @@ class Evidence:
             result=result,
             accuracy=accuracy,
             audit=audit,
+            power=power,
             settings=spec.settings,
             seeds=spec.seeds,
             payload_mode=order.payload,
@@ -167,6 +173,18 @@ class Evidence:
             Case(self.round, benchmark, spec.scenario, spec.test, folder, folder.parent, self.library)
         )
 
+    def _power(self, spec: TestSpec, outcome: Outcome, folder: Path) -> Power | None:
+        """The figure of a measured test that ended well; readings without one fail the test."""
+        if outcome.status != "finished" or not (folder / POWER).is_dir():
+            return None
+        try:
+            found = figure_of(spec.round, spec.scenario, folder, folder / POWER)
+        except PowerError as error:
+            why = str(error).replace(f"{folder}/", "")
+            outcome.status, outcome.reason = "failed", f"there is no power figure: {why}"
+            return None
+        return Power(**vars(found), meter=meter_of(folder / POWER))
+
     def _score(self, spec: TestSpec, outcome: Outcome, folder: Path) -> Accuracy | None:
         """Score an accuracy test that ended well; a log that cannot be scored fails the test."""
         if spec.accuracy is None or outcome.status != "finished":
@@ -210,9 +228,9 @@ class Evidence:
 def _files(folder: Path) -> dict[str, str]:
     """sha256 of every file of the test, so that none can change after the record unseen."""
     found = {}
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()):
         with open(path, "rb") as file:
-            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+            found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, PrivateAttr
 
 from orchestrator.manifest_backends import Ctranslate2Backend, EchoBackend, OnnxBackend, TorchBackend
+from orchestrator.manifest_power import PowerSection
 from orchestrator.manifest_types import (
     Milliseconds,
     Name,
@@ -276,6 +277,9 @@ class Manifest(Section):
     dispatch: DispatchSection = Field(default_factory=DispatchSection, description="How samples travel.")
     loadgen: LoadgenSection = Field(
         default_factory=LoadgenSection, description="LoadGen and words of its user.conf."
+    )
+    power: PowerSection | None = Field(
+        default=None, description="Power at the wall, of every performance test. Default: not measured."
     )
 
     _path: Path = PrivateAttr(default=Path("manifest.yaml"))

@@ -229,6 +229,8 @@ def _other_problems(manifest: Manifest) -> Iterator[Problem]:
             yield Problem(f"backend.options.{key}", "is a field of the engine; write it under backend")
     if manifest.accuracy_target is not None and "accuracy" not in manifest.runs:
         yield Problem("accuracy_target", "does nothing without an accuracy test; add accuracy to runs")
+    if manifest.power is not None and "performance" not in manifest.runs:
+        yield Problem("power", "does nothing without a performance test; add performance to runs")
 
 
 def _is_wildcard(address: str) -> bool:

@@ -55,8 +55,8 @@ class TestPaths:
 
     def finish(self) -> Path:
         """Put the finished folder in place, in one step, with LoadGen's logs safe on the disk before."""
-        for path in self.partial.iterdir():
-            if path.is_file():
+        for path in self.partial.rglob("*"):
+            if path.is_file() and not path.is_symlink():
                 _sync(path)
         self.partial.rename(self.final)
         _sync(self.final.parent)

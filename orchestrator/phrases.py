@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.fixed_interval import OWN_FILE
-from orchestrator.record import Audit, Record
+from orchestrator.record import Audit, Power, Record
 
 FULL = "█"
 PARTS = " ▏▎▍▌▋▊▉"
@@ -164,6 +164,19 @@ def _audit_story(audit: Audit) -> str:
             f"{answers.delta_percent:.3g} %, {answers.allowed_percent:g} % are allowed."
         )
     return f"{text}; {plural(answers.compared, 'answer')} as in the accuracy test."
+
+
+def power(found: Power) -> str:
+    """`340 W`, `0.0213 J/sample`: the round's power figure."""
+    shown = f"{found.value:,.0f}" if found.value >= 1000 else f"{found.value:.4g}"
+    return f"{shown} {found.unit}"
+
+
+def power_in_words(found: Power) -> str:
+    """The figure, where it comes from, and by which meter."""
+    mean = "" if found.unit == "W" else f"{found.average_w:,.4g} W "
+    when = f"over {plural(found.samples, 'reading')} in {duration(found.window_s)}"
+    return f"{power(found)}: {mean}mean {when}, {found.measured} ({found.meter or 'the meter is not said'})"
 
 
 def accuracy(record: Record) -> str:

@@ -59,6 +59,8 @@ LONG_TEST_S = 2 * 3600
 NOT_IN_OLD_MULTISTREAM = ("sample_concatenate_permutation", "accuracy_sample_count_override")
 SERVER_FEWEST_VALID = 459  # queries at p99 with none over the limit: LoadGen's early stopping, fact sheet
 
+TWICE = "power: a performance test runs twice, for the meter's ranges and for its readings"
+
 
 class PlanError(Exception):
     """The manifest asks for a test that no LoadGen at hand can run; the text says what to do."""
@@ -184,6 +186,7 @@ def _spec(manifest: Manifest, found: Round, benchmark: Benchmark, scenario: str,
             *_notes(found, scenario, test, settings, user),
             *_idle_words(manifest),
             *_audit_notes(manifest, found, scenario, test),
+            *([TWICE] if manifest.power is not None and test == "performance" else []),
         ],
         digest="",
         audit=audit,
@@ -294,6 +297,8 @@ def _digest(manifest: Manifest, spec: TestSpec) -> str:
         "loadgen_folder": manifest.loadgen_folder(),
         "spec": spec.model_dump(mode="json", exclude={"broken_rules", "notes", "digest"}),
     }
+    if manifest.power is not None and spec.test == "performance":
+        parts["power"] = manifest.power.model_dump(mode="json")
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from workers.models import ModelError, check_name
 from workers.tasks import TaskError, open_task
 
 WEIGHTS, OWN_LOADGEN = "backend.weights", "loadgen.path"
+CLIENT, DOCUMENTS = "power.client", "power.documents"
 _THERE = {"folder": os.path.isdir, "file": os.path.isfile, "file or folder": os.path.exists}
 
 
@@ -58,8 +60,8 @@ def _refuse_other_task(manifest: Manifest) -> None:
 
 
 def check_files(manifest: Manifest, address: str) -> None:
-    """The files that must lie on this host: LoadGen's module, and the weights if all workers are here too."""
-    wanted = {OWN_LOADGEN, WEIGHTS} if workers_are_here(manifest, address) else {OWN_LOADGEN}
+    """What must lie here: LoadGen, the power client, and the weights if all workers are here too."""
+    wanted = {OWN_LOADGEN, CLIENT, DOCUMENTS} | ({WEIGHTS} if workers_are_here(manifest, address) else set())
     for absent in absent_files(manifest):
         if absent.field in wanted:
             raise error_at(manifest, absent.field, absent.why)
@@ -82,6 +84,18 @@ def absent_files(manifest: Manifest) -> Iterator[Absent]:
             continue
         if not _THERE[kind](place):
             yield Absent(field, written, f"no such {kind}: {place}")
+    yield from _absent_client(manifest)
+
+
+def _absent_client(manifest: Manifest) -> Iterator[Absent]:
+    """The words of the power client's command that name a program or a script and are not here."""
+    words = manifest.power.client if manifest.power is not None else ()
+    for place, word in enumerate(words):
+        path = manifest.resolve(word)
+        if place == 0 and shutil.which(word if os.sep not in word else path) is None:
+            yield Absent(CLIENT, word, f"no such program: {word}")
+        if place > 0 and word.endswith(".py") and not os.path.isfile(path):
+            yield Absent(CLIENT, word, f"no such file: {path}")
 
 
 def _named_files(manifest: Manifest) -> Iterator[tuple[str, str, str]]:
@@ -93,6 +107,8 @@ def _named_files(manifest: Manifest) -> Iterator[tuple[str, str, str]]:
         written = options.get(key)
         if isinstance(written, str) and written:
             yield f"task.{key}", written, "file or folder"
+    for document in manifest.power.documents if manifest.power is not None else ():
+        yield DOCUMENTS, document, "file"
     weights = getattr(manifest.backend, "weights", None)
     if weights is not None:
         yield WEIGHTS, weights, "folder" if manifest.backend.engine == "ctranslate2" else "file"
@@ -101,7 +117,7 @@ def _named_files(manifest: Manifest) -> Iterator[tuple[str, str, str]]:
 def not_here(manifests: Sequence[Manifest]) -> str | None:
     """One line on what a plan does not need and a run does; None if all of it is here."""
     absent = [file for manifest in manifests for file in absent_files(manifest)]
-    order = ["task", "backend", "loadgen"]  # as a manifest has them
+    order = ["task", "backend", "loadgen", "power"]  # as a manifest has them
     absent.sort(key=lambda file: order.index(file.field.partition(".")[0]))
     if not absent:
         return None

@@ -85,6 +85,21 @@ class Audit(_Part):
         return self.passed is True or self.awaited
 
 
+class Power(_Part):
+    """Power at the wall, from PTDaemon's readings within LoadGen's power_begin and power_end.
+
+    `value` in `unit` is the round's figure (orchestrator.power.figures), `meter` PTDaemon's name for it.
+    """
+
+    value: float
+    unit: str
+    average_w: float
+    samples: int
+    window_s: float
+    meter: str | None
+    measured: Literal["wall measurement by PTDaemon"] = "wall measurement by PTDaemon"
+
+
 class WorkerRecord(_Part):
     """One worker: what it is, what it answered, where its samples' time went."""
 
@@ -129,6 +144,7 @@ class Record(_Part):
     result: Result
     accuracy: Accuracy | None
     audit: Audit | None = None
+    power: Power | None = None
     settings: dict[str, Any]
     seeds: dict[str, int]
     payload_mode: str

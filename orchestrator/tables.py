@@ -23,6 +23,8 @@ from orchestrator.phrases import (
     ms,
     percent,
     plural,
+    power,
+    power_in_words,
     rate,
     result,
     verdict,
@@ -94,6 +96,8 @@ def _facts(record: Record, folder: Path) -> Iterator[tuple[str, RenderableType]]
     yield "verdict", Group(sentence, bullets(found.reasons, found.style)) if found.reasons else sentence
     if record.status == "finished" and record.kind != "accuracy" and record.result.value is not None:
         yield "result", Text(_result_in_words(record))
+        if record.power is not None:
+            yield "power", Text(power_in_words(record.power))
         yield "latency", _latency(record)
     if record.losses:
         yield "lost", Text("\n".join(losses(record)), style="yellow")
@@ -270,7 +274,8 @@ def _short_result(record: Record) -> str:
     if record.kind == "accuracy":
         return accuracy(record)
     estimated = record.result.unit == "ms" and record.result.value is not None
-    return f"{judged_percentile(record)} {result(record)}" if estimated else result(record)
+    told = f"{judged_percentile(record)} {result(record)}" if estimated else result(record)
+    return told if record.power is None else f"{told}, {power(record.power)}"
 
 
 def _short_percentiles(record: Record) -> list[str]:

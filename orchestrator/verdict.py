@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator.audit import ISSUED_UNIQUE_OR_SAME, RAN_OUT
 from orchestrator.logs import DetailLog
 from orchestrator.plan import TestSpec
-from orchestrator.record import Accuracy, Audit, Result
+from orchestrator.record import Accuracy, Audit, Power, Result
 from orchestrator.supervise import Outcome
 
 # LoadGen's metric of each scenario: name, unit, and what turns the log's number into the unit.
@@ -146,6 +146,20 @@ def unofficial_because(
                 f"accuracy {accuracy.value:g} is below the target {accuracy.target:g} {accuracy.unit}"
             )
     return because + list(evidence)
+
+
+def doubts_about_power(round_name: str, power: Power | None, remote_hosts: Sequence[str]) -> list[str]:
+    """What makes a measured figure one that the round does not take."""
+    doubts = []
+    # SUPPORTED_MODEL of the Power WG's check.py, v1.0 to v6.1: all are Yokogawa's; a dummy says so too.
+    if power is not None and not (power.meter or "").startswith("Yokogawa"):
+        doubts.append(f"power: the meter is {power.meter or 'not said'}, none that the power checker takes")
+    # Their power tooling is for one meter on one system, and their text excludes disaggregated ones.
+    if power is not None and remote_hosts and round_name in ("v1.0", "v1.1"):
+        doubts.append(
+            f"power: {round_name} measures one system; workers ran on {', '.join(remote_hosts)} too"
+        )
+    return doubts
 
 
 def doubts_of(audit: Audit | None) -> list[str]:

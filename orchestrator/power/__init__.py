@@ -1,0 +1,1 @@
+"""Power at the wall: runs around the MLCommons power client, its readings, and the figures of each round."""
