@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from orchestrator import cluster
+from orchestrator.course import CourseWatch
 from orchestrator.evidence import Crew, Evidence
 from orchestrator.findings_manifest import needs_own_generator
 from orchestrator.manifest import Manifest
@@ -34,6 +35,7 @@ from orchestrator.rules import Round, load_round
 from orchestrator.stop import Stop
 from orchestrator.supervise import Hooks, Outcome, run_test
 from orchestrator.timings import Board
+from orchestrator.watching import Watcher
 from workers.host import WorkerSpec
 from workers.library import Library
 
@@ -47,40 +49,6 @@ LOCAL_ATTACH_TIMEOUT_S = 3600.0
 
 class SetUpError(Exception):
     """The run cannot begin; the text says what is wrong and the mend."""
-
-
-class Watcher(Protocol):
-    """Who is told how a run goes: the terminal, or nobody."""
-
-    def planned(self, manifest: Manifest, specs: Sequence[TestSpec], folder: Path) -> None:
-        """The run begins."""
-
-    def preparing(self, what: str) -> None:
-        """Something slow and untimed begins."""
-
-    def progressed(self, step: str, done: int, total: int) -> None:
-        """How far the preparation of a data set is."""
-
-    def worker_ready(self, facts: dict[str, Any]) -> None:
-        """A worker has loaded its model."""
-
-    def warned(self, text: str) -> None:
-        """Something worth knowing that stops nothing."""
-
-    def test_began(self, spec: TestSpec, workers: Sequence[str]) -> None:
-        """A test begins."""
-
-    def event(self, event: dict[str, Any]) -> None:
-        """The test process said something (attached, running, loss)."""
-
-    def tick(self, board: Board) -> None:
-        """Some time has passed."""
-
-    def test_ended(self, record: Record, folder: Path) -> None:
-        """A test's record is written."""
-
-    def ended(self, records: Sequence[Record], folder: Path) -> None:
-        """The run is over."""
 
 
 @dataclass
@@ -181,7 +149,7 @@ class Session:
             order, outcome = self._measured(self.power, spec, order)
         else:
             self.watcher.test_began(spec, [seat.name for seat in order.workers])
-            outcome = run_test(order, self.fleet, Hooks(self.watcher.event, self.watcher.tick, self.stop))
+            outcome = run_test(order, self.fleet, self._hooks(spec, self.stop))
         # The test's process has read the code anew: what was clean when the run began may not be any more.
         commit = max(self.commit, commit_of(), key=lambda known: bool(known["dirty"]))
         evidence = Evidence(self.manifest, self.round, commit, self.library, run.root.name)
@@ -189,6 +157,24 @@ class Session:
         write_atomically(folder / RECORD, record.to_json())
         self.watcher.test_ended(record, paths.finish())
         return record
+
+    def _hooks(self, spec: TestSpec, stop: Callable[[], str | None]) -> Hooks:
+        """Who listens to a test: the watcher, who is also told where the test is heading."""
+        watch = CourseWatch(spec)
+
+        def tick(board: Board) -> None:
+            counts = (board.total(name) for name in ("issued", "completed", "over_limit"))
+            if course := watch.look(time.monotonic(), *counts):
+                self.watcher.judged(course)
+            self.watcher.tick(board)
+
+        def give_up() -> str | None:
+            course = watch.last
+            if course is None or course.word != "cannot pass" or not self.manifest.stop_when_hopeless:
+                return None
+            return f"it was ended because it cannot pass any more (stop_when_hopeless): {course.why}"
+
+        return Hooks(self.watcher.event, tick, stop, give_up, lambda: watch.last)
 
     def _measured(self, power: PowerSection, spec: TestSpec, order: TestOrder) -> tuple[TestOrder, Outcome]:
         """A test within a power measurement, whose client has it run twice: the second run's order counts."""
@@ -205,7 +191,7 @@ class Session:
                 self.watcher.preparing(f"the power measurement of {spec.name}: ranging run")
             else:
                 self.watcher.test_began(spec, [seat.name for seat in last.workers])
-                hooks = Hooks(self.watcher.event, self.watcher.tick, stop)
+                hooks = self._hooks(spec, stop)
             outcome = run_test(last, self.fleet, hooks)
             if outcome.status == "interrupted" and not self.stop() and self.fleet is not None:
                 self.fleet.detach(stop=self.stop)  # only the client has left: the next test needs the workers
@@ -271,6 +257,7 @@ class Session:
             attach_timeout_s=ATTACH_TIMEOUT_S if self.fleet else LOCAL_ATTACH_TIMEOUT_S,
             schedule_seed=spec.seeds["schedule_rng_seed"],
             target_qps=float(spec.settings.get("server_target_qps", 0) or 0),
+            limit_ns=spec.limit_ns,
         )
 
     def _own_address(self) -> str:

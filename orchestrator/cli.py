@@ -13,7 +13,18 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from orchestrator import __version__, bench, cluster, doctor, log_command, streams_command
+from orchestrator import (
+    __version__,
+    bench,
+    check_command,
+    cluster,
+    doctor,
+    log_command,
+    results_command,
+    streams_command,
+    submit_command,
+    system_command,
+)
 from orchestrator.audit import with_compliance
 from orchestrator.campaign import (
     EXIT_INTERRUPTED,
@@ -23,6 +34,7 @@ from orchestrator.campaign import (
     run_campaign,
 )
 from orchestrator.console import Console, open_terminal, print_plan
+from orchestrator.exporter import serve_metrics
 from orchestrator.manifest import (
     Manifest,
     ManifestError,
@@ -37,6 +49,7 @@ from orchestrator.prepare import check_digest, prepare, same_data
 from orchestrator.rules import RulesError, load_round
 from orchestrator.stop import Interrupted, Stop
 from orchestrator.suiteview import Part, show_campaign
+from orchestrator.watching import Watchers
 from workers.library import Library
 
 app = typer.Typer(
@@ -47,7 +60,11 @@ app = typer.Typer(
 )
 app.add_typer(bench.app, name="bench")
 app.command("log")(log_command.show)
+app.command("check")(check_command.check)
 app.command("multistream")(streams_command.search)
+app.command("describe-system")(system_command.describe)
+app.command("submit")(submit_command.write)
+app.command("results")(results_command.show)
 
 Manifests = Annotated[
     list[Path], typer.Argument(help="Manifest files (YAML), or folders of them.", show_default=False)
@@ -99,10 +116,14 @@ def _run_one(manifest: Manifest, runs_dir: Path, address: str, stop: Stop) -> in
     console = Console()
 
     def campaign() -> int:
+        exporter = serve_metrics(manifest.metrics, console.warned)
+        watcher = console if exporter is None else Watchers(console, exporter)
         try:
-            return run_campaign(manifest, runs_dir, address, console, stop)
+            return run_campaign(manifest, runs_dir, address, watcher, stop)
         finally:
             console.close()
+            if exporter is not None:
+                exporter.close()
 
     return _guarded(campaign)
 

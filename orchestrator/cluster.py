@@ -155,6 +155,11 @@ def probe_nodes(timeout_s: float) -> list[dict[str, Any]]:
             facts["error"] = f"{type(error).__name__}: {error}"
         return facts
 
+    return ask_nodes(look, timeout_s)
+
+
+def ask_nodes(look: Callable[[], dict[str, Any]], timeout_s: float) -> list[dict[str, Any]]:
+    """Every live node as nodes() has it, with the `facts` that `look` returns there, or `error`."""
     found, task = nodes(), ray.remote(look)
     asked = {}
     for node in found:

@@ -18,6 +18,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.course import Course
 from orchestrator.manifest import Manifest
 from orchestrator.phrases import bar, clock, duration, loss_story, ms, plural, rate, verdict
 from orchestrator.plan import TestSpec
@@ -97,6 +98,7 @@ class Console:
         self._workers: list[str] = []
         self._lost: set[str] = set()
         self._board: Board | None = None
+        self._course: Course | None = None
         self._next_line_s = 0.0
 
     # -- Watcher -----------------------------------------------------------------------------------
@@ -147,7 +149,7 @@ class Console:
         """A test begins."""
         self._number += 1
         self._progress = Progress(spec, self._clock_s())
-        self._workers, self._lost, self._board = list(workers), set(), None
+        self._workers, self._lost, self._board, self._course = list(workers), set(), None, None
         self._doing = None
         self._enter("began")
         self._open()
@@ -180,7 +182,12 @@ class Console:
         progress.look(board, now)
         if not self._terminal.is_terminal and now >= self._next_line_s:
             self._next_line_s = now + LINE_EVERY_S
-            self._say(f"{progress.spec.name}: {progress.line()}")
+            heading = f"; {self._course.word}: {self._course.why}" if self._course else ""
+            self._say(f"{progress.spec.name}: {progress.line()}{heading}")
+
+    def judged(self, course: Course) -> None:
+        """Where the test is heading."""
+        self._course = course
 
     def test_ended(self, record: Record, folder: Path) -> None:
         """A test's record is written."""
@@ -258,7 +265,7 @@ class Console:
             since = self._clock_s() - progress.began_s
             return [*parts, Spinner("dots", Text(f"{self._phase}  {clock(since)}"))]
         width = max(min(self._terminal.width - 50, 60), 10)
-        parts.append(facts_grid(_bars(progress, width)))
+        parts.append(facts_grid([*_bars(progress, width), *_heading(self._course)]))
         if self._board is not None:
             parts += [Text(), self._workers_view(self._board)]
         return parts
@@ -320,6 +327,15 @@ def _bars(progress: Progress, width: int) -> list[tuple[str, RenderableType]]:
     if (latency := progress.latency_ms()) is not None:
         lines.append(("latency", _latency(*latency, progress.spec.limit_ns)))
     return lines
+
+
+def _heading(course: Course | None) -> list[tuple[str, RenderableType]]:
+    """The live verdict, with its reason and what is still needed."""
+    if course is None:
+        return []
+    style = {"on course": "green", "at risk": "yellow", "cannot pass": "bold red"}[course.word]
+    needed = f"   {course.more_needed:,} more within the limit needed" if course.more_needed else ""
+    return [("course", Text.assemble((course.word, style), f": {course.why}{needed}"))]
 
 
 def _bar(share: float, width: int, words: str) -> Text:

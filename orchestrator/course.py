@@ -7,6 +7,7 @@ for none of that, "at risk" is a forecast.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
@@ -20,6 +21,8 @@ WORDS: tuple[Word, ...] = ("on course", "at risk", "cannot pass")
 
 # The trend is that of the last seconds, and says nothing before.
 TREND_WINDOW_S = 10.0
+# LoadGen's arrivals are random: by so many roots of their number a test may have more queries than expected.
+MOST_DEVIATIONS = 6.0
 # A forecast from fewer would be noise: at the 99th percentile one late query weighs as much as a hundred.
 FEWEST_FOR_FORECAST = 459
 
@@ -46,6 +49,7 @@ class CourseWatch:
     """Follows one test; only Server's performance and compliance tests have a bound to follow."""
 
     spec: TestSpec
+    last: Course | None = None
     _points: deque[tuple[float, int]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
@@ -53,17 +57,20 @@ class CourseWatch:
         self._limit_ns = self.spec.limit_ns if judged else None
         self._expected = (expected_samples(self.spec) or 0) if judged else 0
         self._percentile = float(self.spec.settings.get("server_target_latency_percentile", 0.99))
-        self._allowed = most_late(self._expected, self._percentile) if self._limit_ns else None
+        most = math.ceil(self._expected + MOST_DEVIATIONS * math.sqrt(self._expected))
+        self._allowed, self._hopeless_above = (
+            most_late(count, self._percentile) if self._limit_ns else None for count in (self._expected, most)
+        )
 
     def look(self, now_s: float, issued: int, completed: int, late: int) -> Course | None:
-        """The verdict now; None for a test that has none, and before the first answer."""
+        """The verdict now, `last` from then on; None for a test that has none, and before any answer."""
         self._follow(now_s, issued - completed)
         if not self._limit_ns or not self._expected or not completed:
             return None
         needed = late + fewest_in_limit(late, self._percentile)
         growth = self._growth()
         word, why = self._judge(needed, issued, completed, late, growth)
-        return Course(
+        self.last = Course(
             word=word,
             why=why,
             late=late,
@@ -73,6 +80,7 @@ class CourseWatch:
             allowed_late=self._allowed,
             outstanding_per_s=growth,
         )
+        return self.last
 
     def _follow(self, now_s: float, outstanding: int) -> None:
         points = self._points
@@ -94,11 +102,11 @@ class CourseWatch:
         self, needed: int, issued: int, completed: int, late: int, growth: float | None
     ) -> tuple[Word, str]:
         limit_ms = (self._limit_ns or 0) / 1e6
-        if self._allowed is None:
+        if self._allowed is None or self._hopeless_above is None:
             least = fewest_in_limit(0, self._percentile)
             why = f"a test of {self._expected:,} queries proves nothing: {least:,} are the fewest"
             return "cannot pass", why
-        if late > self._allowed:
+        if late > self._hopeless_above:
             most = f"{self._allowed:,} of {self._expected:,} may"
             return "cannot pass", f"{late:,} queries took longer than {limit_ms:g} ms; {most}"
         if completed >= FEWEST_FOR_FORECAST and late * self._expected > self._allowed * completed:

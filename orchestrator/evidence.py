@@ -121,6 +121,7 @@ class Evidence:
             on_loss=order.on_loss,
             workers=worker_records(list(crew.facts), outcome.board),
             worker_differences=list(crew.differences),
+            course=outcome.course,
             losses=_losses(outcome),
             late_answers=outcome.board.total("late"),
             driver=_driver(outcome),

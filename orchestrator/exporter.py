@@ -11,8 +11,10 @@ from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, start_http_server
 
+from orchestrator.campaign import SetUpError
 from orchestrator.course import Course
 from orchestrator.manifest import Manifest
+from orchestrator.manifest_metrics import MetricsSection
 from orchestrator.metrics import RunCollector, View
 from orchestrator.plan import TestSpec
 from orchestrator.progress import Progress
@@ -29,8 +31,21 @@ PHASES = {
 }
 
 
-class ExporterError(Exception):
+class ExporterError(SetUpError):
     """/metrics cannot be served; the text says why and the mend."""
+
+
+def serve_metrics(section: MetricsSection, say: Callable[[str], None]) -> Exporter | None:
+    """Serve as a manifest asks, at any free port if its own is taken; None if it asks for nothing."""
+    if section.port is None:
+        return None
+    try:
+        exporter = Exporter(section.listen, section.port)
+    except ExporterError as error:
+        exporter = Exporter(section.listen, 0)
+        say(str(error))
+    say(f"metrics for Prometheus: http://{section.listen}:{exporter.port}/metrics")
+    return exporter
 
 
 class Exporter:

@@ -79,7 +79,7 @@ def read_run(folder: Path, round_name: str | None = None, read_answers: bool = T
         remarks += _remarks_on_detail(detail)
     if SUMMARY in there:
         remarks += _remarks_on_summary(summary)
-    remarks += _contradictions(detail, summary)
+    remarks += contradictions(detail, summary)
     remark: list[str] = []
     accuracy_log = None
     if ACCURACY_LOG in there:
@@ -338,7 +338,7 @@ def _remarks_on_summary(summary: SummaryLog) -> list[str]:
     return remarks
 
 
-def _contradictions(detail: DetailLog, summary: SummaryLog) -> list[str]:
+def contradictions(detail: DetailLog, summary: SummaryLog) -> list[str]:
     """What the two logs say differently; the figure is the detail log's, as for checkers since v1.0."""
     found = [
         f"{key}: {DETAIL} says {str(detail.values[key])[:80]}, {SUMMARY} {str(told)[:80]}"

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, PrivateAttr
 
 from orchestrator.manifest_backends import Ctranslate2Backend, EchoBackend, OnnxBackend, TorchBackend
+from orchestrator.manifest_metrics import MetricsSection
 from orchestrator.manifest_power import PowerSection
 from orchestrator.manifest_types import (
     Milliseconds,
@@ -280,6 +281,14 @@ class Manifest(Section):
     )
     power: PowerSection | None = Field(
         default=None, description="Power at the wall, of every performance test. Default: not measured."
+    )
+
+    metrics: MetricsSection = Field(
+        default_factory=MetricsSection, description="Where Prometheus may read the run."
+    )
+    stop_when_hopeless: bool = Field(
+        default=False,
+        description="End a Server test as soon as it cannot pass any more; its result is then lost.",
     )
 
     _path: Path = PrivateAttr(default=Path("manifest.yaml"))

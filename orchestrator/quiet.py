@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.course import Course
 from orchestrator.manifest import Manifest
 from orchestrator.plan import TestSpec
 from orchestrator.record import Record
@@ -44,6 +45,9 @@ class Quiet:
             self._note(", ".join(f"{key}: {value}" for key, value in event.items()))
 
     def tick(self, board: Board) -> None:
+        """Nothing to say."""
+
+    def judged(self, course: Course) -> None:
         """Nothing to say."""
 
     def test_ended(self, record: Record, folder: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from orchestrator.course import Course
 from orchestrator.timings import STAGES, Board, stage_summary
 
 SCHEMA = "loadgrid.record/1"
@@ -153,6 +154,7 @@ class Record(_Part):
     on_loss: str
     workers: list[WorkerRecord]
     worker_differences: list[str]
+    course: Course | None = None
     losses: list[LossRecord]
     late_answers: int
     driver: dict[str, Any]

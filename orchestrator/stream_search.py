@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.campaign import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_INVALID, EXIT_VALID, Session, Watcher
+from orchestrator.campaign import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_INVALID, EXIT_VALID, Session
 from orchestrator.manifest import Manifest
 from orchestrator.paths import MANIFEST, RunPaths, write_atomically
 from orchestrator.plan import PlanError, TestSpec, plan
 from orchestrator.record import Record
 from orchestrator.rules import load_round
 from orchestrator.stop import Stop
+from orchestrator.watching import Watcher
 
 SCENARIO = "MultiStream"
 MOST_SAMPLES = 10**6  # the manifest's bound

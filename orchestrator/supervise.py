@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from orchestrator import children
+from orchestrator.course import Course
 from orchestrator.order import Channel, TestOrder
 from orchestrator.paths import TEST_LOG
 from orchestrator.timings import Board, Folder
@@ -56,6 +57,7 @@ class Outcome:
     losses: list[dict[str, Any]] = field(default_factory=list)
     workers: list[dict[str, Any]] = field(default_factory=list)
     wall_s: float = 0.0
+    course: Course | None = None  # where a Server test was heading when it was last looked at
 
 
 @dataclass
@@ -65,6 +67,8 @@ class Hooks:
     on_event: Callable[[dict[str, Any]], None] = lambda event: None
     on_tick: Callable[[Board], None] = lambda board: None
     stop: Callable[[], str | None] = lambda: None  # the reason to stop, None to go on
+    give_up: Callable[[], str | None] = lambda: None  # why this test alone should end, None to go on
+    course: Callable[[], Course | None] = lambda: None
 
 
 def run_test(order: TestOrder, fleet: Fleet | None, hooks: Hooks) -> Outcome:
@@ -109,6 +113,8 @@ class _Supervisor:
         finally:
             self._reap()
             self.folder.fold(final=True)
+            self.hooks.on_tick(self.outcome.board)  # what came last counts too
+            self.outcome.course = self.hooks.course()
             self.outcome.wall_s = time.monotonic() - began
         return self.outcome
 
@@ -132,6 +138,9 @@ class _Supervisor:
             self.channel.send(event="lost", worker=name, reason=reason)
         self.folder.fold()
         self.hooks.on_tick(self.outcome.board)
+        if reason := self.hooks.give_up():
+            self.channel.send(event="abort")
+            self._end("failed", reason)
 
     def _has_ended(self) -> bool:
         """Whether the child has; it stays to be reaped."""

@@ -92,9 +92,11 @@ def test_the_first_queries_are_too_few_for_a_forecast() -> None:
     assert course.word == "on course"
 
 
-def test_one_late_query_more_than_the_bound_cannot_be_made_good() -> None:
+def test_more_late_queries_than_any_length_of_the_test_allows_cannot_be_made_good() -> None:
     watch = CourseWatch(spec_of())
-    last, over = watch.look(50.0, 5000, 5000, 77), watch.look(50.1, 5000, 5000, 78)
+    most = most_late(10_001 + 601)  # six roots more than expected: arrivals are random
+    assert most == 82
+    last, over = watch.look(50.0, 5000, 5000, most), watch.look(50.1, 5000, 5000, most + 1)
     assert last is not None
     assert over is not None
     assert (last.word, over.word) == ("at risk", "cannot pass")

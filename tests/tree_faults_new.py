@@ -1,0 +1,221 @@
+"""Single faults of trees of v6.1; `tests/tree_faults.py` has what they are made of."""
+
+from __future__ import annotations
+
+from orchestrator.paths import ACCURACY_LOG, ACCURACY_TXT, DETAIL, SUMMARY
+from tests.made_trees import change_json, write
+from tests.tree_faults import (
+    NEW,
+    Fault,
+    all_models,
+    all_scenarios,
+    copy_scenario,
+    emptied,
+    mapped,
+    no_calibration,
+    no_scenario,
+    odd_faults,
+    remove,
+    rename,
+    rename_copy,
+    system_with,
+    unmapped,
+)
+
+NEW_FAULTS = (
+    *odd_faults(NEW),
+    Fault(
+        "a file in a compliance run",
+        NEW,
+        ("extra-file",),
+        "error",
+        lambda t: write(t.compliance("TEST01") / "performance/run_1/x", "x"),
+    ),
+    Fault(
+        "a file in compliance accuracy",
+        NEW,
+        ("extra-file",),
+        "unseen",
+        lambda t: write(t.compliance("TEST01") / "accuracy/x", "x"),
+    ),
+    Fault(
+        "an audit.config beside verify_",
+        NEW,
+        ("stray",),
+        "unseen",
+        lambda t: write(t.compliance("TEST01") / "audit.config", "x"),
+    ),
+    Fault("no division", NEW, ("no-division",), "unseen", lambda t: rename(t.root / "closed", "trees")),
+    Fault("no calibration", NEW, ("calibration-missing",), "unseen", lambda t: no_calibration(t)),
+    Fault(
+        "no bandwidth",
+        NEW,
+        ("bandwidth-missing",),
+        "unseen",
+        lambda t: remove(t.submission / "documentation/bandwidth.md"),
+    ),
+    Fault(
+        "a part too much", NEW, ("unknown-part",), "unseen", lambda t: write(t.submission / "code" / "x", "x")
+    ),
+    Fault(
+        "an unknown folder", NEW, ("unknown-top-level",), "unseen", lambda t: write(t.root / "x" / "y", "x")
+    ),
+    Fault(
+        "no results",
+        NEW,
+        ("no-results", "system-without-results"),
+        "error",
+        lambda t: remove(t.submission / "results"),
+    ),
+    Fault(
+        "no system json", NEW, ("system-missing", "empty-folder"), "error", lambda t: remove(t.system_json)
+    ),
+    Fault("system json broken", NEW, ("system-unreadable",), "error", lambda t: write(t.system_json, "{")),
+    Fault("no cooling", NEW, ("system-field",), "error", system_with(cooling=None)),
+    Fault("cooling empty", NEW, ("system-field",), "error", system_with(cooling="")),
+    Fault("zero accelerators", NEW, ("system-field",), "error", system_with(accelerators_per_node=0)),
+    Fault("is_network false", NEW, ("system-field",), "error", system_with(is_network="false")),
+    Fault("a bad status", NEW, ("system-field",), "error", system_with(status="soon")),
+    Fault("a bad type", NEW, ("suite-unknown", "system-field"), "error", system_with(system_type="server")),
+    Fault("an unknown model", NEW, ("unknown-model",), "error", lambda t: all_models(t, "gnmt")),
+    Fault("a model of edge", NEW, ("model-not-in-suite",), "error", lambda t: all_models(t, "bert-99")),
+    Fault(
+        "no scenario",
+        NEW,
+        ("no-scenario", "empty-folder", "no-results"),
+        "unseen",
+        lambda t: emptied(t.cell().parent),
+    ),
+    Fault("no Offline", "v6.1-edge", ("missing-scenario",), "error", lambda t: no_scenario(t, "Offline")),
+    Fault(
+        "an unknown scenario",
+        NEW,
+        ("unknown-scenario",),
+        "error",
+        lambda t: copy_scenario(t, "Offline", "Batch"),
+    ),
+    Fault(
+        "a scenario of edge",
+        NEW,
+        ("scenario-not-in-suite",),
+        "error",
+        lambda t: copy_scenario(t, "Offline", "Server"),
+    ),
+    Fault("OFFLINE", NEW, ("scenario-spelling",), "error", lambda t: all_scenarios(t, "Offline", "OFFLINE")),
+    Fault(
+        "no user.conf",
+        NEW,
+        ("user-conf-missing",),
+        "error",
+        lambda t: remove(t.measurements() / "user.conf"),
+    ),
+    Fault(
+        "an empty user.conf",
+        NEW,
+        ("user-conf-empty",),
+        "error",
+        lambda t: write(t.measurements() / "user.conf", ""),
+    ),
+    Fault(
+        "no mlperf.conf",
+        NEW,
+        ("mlperf-conf-missing",),
+        "unseen",
+        lambda t: remove(t.measurements() / "mlperf.conf"),
+    ),
+    Fault("no README", NEW, ("readme-missing",), "error", lambda t: remove(t.measurements() / "README.md")),
+    Fault(
+        "an empty README",
+        NEW,
+        ("readme-empty",),
+        "error",
+        lambda t: write(t.measurements() / "README.md", ""),
+    ),
+    Fault(
+        "no description",
+        NEW,
+        ("implementation-missing",),
+        "error",
+        lambda t: remove(t.implementation_json()),
+    ),
+    Fault(
+        "description broken",
+        NEW,
+        ("implementation-unreadable",),
+        "error",
+        lambda t: write(t.implementation_json(), "{"),
+    ),
+    Fault(
+        "no retraining",
+        NEW,
+        ("implementation-field",),
+        "error",
+        lambda t: change_json(t.implementation_json(), retraining=None),
+    ),
+    Fault(
+        "retraining empty",
+        NEW,
+        ("implementation-field",),
+        "error",
+        lambda t: change_json(t.implementation_json(), retraining=""),
+    ),
+    Fault("no src", NEW, ("code-missing",), "error", lambda t: remove(t.submission / "src")),
+    Fault(
+        "src empty", NEW, ("code-empty", "empty-folder"), "unseen", lambda t: emptied(t.submission / "src")
+    ),
+    Fault("no compliance", NEW, ("compliance-missing",), "error", lambda t: remove(t.compliance("TEST01"))),
+    Fault(
+        "no TEST04",
+        "v6.1-edge",
+        ("compliance-test-missing",),
+        "error",
+        lambda t: remove(t.compliance("TEST04")),
+    ),
+    Fault(
+        "a test of other rounds",
+        NEW,
+        ("compliance-test-unknown",),
+        "unseen",
+        lambda t: rename_copy(t.compliance("TEST01"), "TEST05"),
+    ),
+    Fault(
+        "no performance",
+        NEW,
+        ("performance-missing", "empty-folder"),
+        "error",
+        lambda t: remove(t.performance()),
+    ),
+    Fault("no detail log", NEW, ("file-missing",), "error", lambda t: remove(t.performance() / DETAIL)),
+    Fault("no summary", NEW, ("file-missing",), "unseen", lambda t: remove(t.performance() / SUMMARY)),
+    Fault("no accuracy", NEW, ("accuracy-missing",), "error", lambda t: remove(t.accuracy())),
+    Fault("no accuracy.txt", NEW, ("file-missing",), "error", lambda t: remove(t.accuracy() / ACCURACY_TXT)),
+    Fault("no accuracy log", NEW, ("file-missing",), "error", lambda t: remove(t.accuracy() / ACCURACY_LOG)),
+    Fault("no accuracy detail", NEW, ("file-missing",), "error", lambda t: remove(t.accuracy() / DETAIL)),
+    Fault(
+        "a file too much", NEW, ("extra-file",), "unseen", lambda t: write(t.performance() / "notes.txt", "x")
+    ),
+    Fault("no mapping", "v6.1-open", ("unknown-model",), "error", lambda t: unmapped(t)),
+    Fault(
+        "mapping broken",
+        "v6.1-open",
+        ("model-mapping", "unknown-model"),
+        "error",
+        lambda t: write(t.submission / "model_mapping.json", "{"),
+    ),
+    Fault(
+        "mapping to nothing",
+        "v6.1-open",
+        ("model-mapping", "unknown-model"),
+        "error",
+        lambda t: mapped(t, "gnmt"),
+    ),
+    Fault(
+        "no network documents",
+        "v6.1-network",
+        ("network-document-missing",),
+        "unseen",
+        lambda t: remove(t.submission / "documentation" / "network.md"),
+    ),
+    Fault("no network fields", "v6.1-network", ("system-field",), "error", system_with(network_type=None)),
+    Fault("no is_network", "v6.1-network", ("system-field",), "error", system_with(is_network=None)),
+)
