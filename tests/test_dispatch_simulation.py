@@ -13,7 +13,7 @@ from orchestrator.dispatch import NoWorkers, PeerFault
 from tests.simulated_cluster import MS, US, Cluster, Engine, S, Worker, piece
 from workers.protocol import Answer, Buffer, Responses, Segment, encode_answer
 
-TIME_BUDGET_S = 20
+TIME_BUDGET_S = 40
 CASES = 2000
 CHUNKS = 10
 
