@@ -1,6 +1,7 @@
 # make run        the quickstart: a virtual environment, then two benchmarks of a real model on this machine
 # make examples   speech, segmentation and recommendation with real weights and data, after
 #                 apt-get install pocketsphinx-testdata mricron-data
+# make evidence   hours: full-length tests of the echo backend, and submission trees of them (drafts), in evidence/
 # make test       the whole test suite       make lint   ruff and mypy       make clean   what the others made
 #
 # Python 3.11 or 3.12: the first that runs, or the one you name (make run PYTHON=/path/to/python3.12).
@@ -8,7 +9,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run examples test lint clean
+.PHONY: help run examples evidence test lint clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,6 +19,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 PHOTOS := foolbox==3.3.4
 ALONE := recbole==1.2.1 deepbet==1.0.2
 TESTS ?=
+# Files of tests that run at once: their time budgets are meant for two on two cores.
+JOBS ?= 2
+# How many tests of `make evidence` run at once, and more options for manifests/evidence/make_trees.py.
+LANES ?= 6
+EVIDENCE ?=
 
 VERSION_CHECK := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 ifeq ($(origin PYTHON),undefined)
@@ -35,8 +41,11 @@ examples: $(VENV)/.exemplary
 	$(BIN)/python manifests/examples/train_movielens.py
 	$(BIN)/loadgrid run manifests/examples
 
+evidence: $(VENV)/.installed
+	$(BIN)/python manifests/evidence/make_trees.py --lanes $(LANES) $(EVIDENCE)
+
 test: $(VENV)/.tested
-	$(BIN)/python -m pytest -q --durations=15 --durations-min=1 $(TESTS)
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --durations=15 --durations-min=1 $(TESTS)
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff check .
