@@ -43,13 +43,6 @@ CASES = sorted(
 )
 
 VERDICTS, DEEDS = evidence_official.verdicts(), evidence_official.deeds()
-# Where findings say otherwise: three tracebacks of checkers, and a mapping that the newest does not read.
-UNFORETOLD = {
-    ("performance: an accuracy test as performance", "datacenter-v1.0-closed-own-loadgen"),
-    ("performance: an accuracy test as performance", "datacenter-v6.1-closed"),
-    ("scenarios: a model without scenarios", "datacenter-v6.1-closed"),
-    ("scenarios: a model mapped to nothing", "edge-v6.1-open"),
-}
 
 Runs = Callable[[str], dict[str, list[Path]]]
 Trees = Callable[[str], Tree]
@@ -78,11 +71,7 @@ def known(trees: Trees) -> Callable[[str], frozenset[Finding]]:
 def branded(name: str, finding: Finding) -> bool:
     """Whether a finding says no more than that the tree is a draft, of another LoadGen than the round's."""
     foreign = "v1." in name and not name.endswith("-own-loadgen")
-    return (
-        finding.rule == "draft"
-        or (foreign and finding.rule == "loadgen-version")
-        or (name == "datacenter-v6.1-network" and finding.rule == "network-document-missing")
-    )
+    return finding.rule == "draft" or (foreign and finding.rule == "loadgen-version")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -106,8 +95,7 @@ def test_a_single_fault_is_reported_with_what_the_official_checker_does_about_it
     with edited(tree, FAULTS[fault], tmp_path / "aside"):
         new = [finding for finding in tree.judged() if finding not in before]
     assert FAULTS[fault].rule in {finding.rule for finding in new}
-    if (fault, name) not in UNFORETOLD:
-        assert said(new) == DEEDS[fault][name]
+    assert said(new) == DEEDS[fault][name]
 
 
 @pytest.mark.parametrize("name", sorted({tree for fault in FAULTS.values() for tree in fault.trees}))

@@ -118,9 +118,14 @@ def _mapping(context: Context, submission: Submission) -> Iterator[Finding]:
                 path,
                 f"{MAPPING} maps {name!r} to no benchmark: {error}",
                 'write an object such as {"my-resnet": "resnet"}',
-                # It matters once a result is of that model.
-                official="error" if any(cell.model == name for cell in submission.cells()) else "unseen",
+                # It matters once a result is of that model and the checker does not know the name itself.
+                official="error" if _is_asked_for(context, submission, name) else "unseen",
             )
+
+
+def _is_asked_for(context: Context, submission: Submission, name: str) -> bool:
+    used = any(cell.model == name for cell in submission.cells())
+    return used and name not in context.round.benchmark_names()
 
 
 def _bandwidth(context: Context, submission: Submission) -> Iterator[Finding]:

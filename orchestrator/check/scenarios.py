@@ -24,14 +24,20 @@ def models(context: Context, submission: Submission) -> Iterator[Finding]:
                 folder,
                 f"{folder.name} has no scenario",
                 "add the results of its scenarios, or remove the folder",
-                # "does not have all required scenarios"; the newest lists the scenarios it finds: none.
+                # "does not have all required scenarios"; the newest lists the scenarios it finds: none, and
+                # ends with a TypeError where the model is of another suite.
                 official="error"
-                if context.enforced(submission) and not context.layout.one_tree
+                if context.enforced(submission) and _is_missed(context, submission, folder)
                 else "unseen",
             )
             continue
         yield from _model(context, folder, cells)
     yield from _twice(context, submission)
+
+
+def _is_missed(context: Context, submission: Submission, folder: Path) -> bool:
+    somewhere = Cell(submission, folder.parent.name, folder.name, context.round.scenarios[-1])
+    return not context.layout.one_tree or context.place(somewhere) is None
 
 
 def _model_folders(context: Context, submission: Submission) -> Iterator[Path]:
