@@ -57,8 +57,9 @@ def scenario_of(test: Test) -> Iterator[Finding]:
     context, cell = test.context, test.cell
     folder, run, mode = context.scenario(cell), test.run.scenario, test.run.mode
     if mode != "PerformanceOnly":
-        # Without a verdict or a figure the checkers have no result; a SubmissionRun has both.
-        seen: Official = "error" if test.run.valid is None or test.run.metric is None else "unseen"
+        # Without a verdict in the detail log the checkers have no result; a SubmissionRun has one.
+        told = "result_validity" in test.logs.detail.values
+        seen: Official = "unseen" if told else "error"
         what = f"LoadGen ran in mode {mode or '(not said)'}; a performance test is PerformanceOnly"
         mend = "run the performance test for itself, in LoadGen's mode PerformanceOnly"
         yield test.finding("wrong-mode", what, mend, seen, seen)
