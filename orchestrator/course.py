@@ -1,4 +1,4 @@
-"""Where a running Server test is heading: its late queries against LoadGen's early-stopping bound. Pure.
+"""Where a running Server test is heading: its late queries against those that LoadGen lets pass. Pure.
 
 The count is the driver's own: from issue to completion, by its clock, in samples. LoadGen counts from the
 scheduled time, so a query that was issued late may be late there and not here; the word "cannot" leaves room
@@ -12,7 +12,12 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
 
-from orchestrator.early_stopping import fewest_in_limit, most_late
+from orchestrator.early_stopping import (
+    fewest_by_percentile,
+    fewest_in_limit,
+    most_late,
+    most_late_by_percentile,
+)
 from orchestrator.expectation import expected_samples
 from orchestrator.plan import TestSpec
 
@@ -46,9 +51,13 @@ class Course:
 
 @dataclass
 class CourseWatch:
-    """Follows one test; only Server's performance and compliance tests have a bound to follow."""
+    """Follows one test; only Server's performance and compliance tests have a bound to follow.
+
+    `early_stopping`: not in the LoadGens of v1.0 and v1.1, which a manifest may name for these rounds.
+    """
 
     spec: TestSpec
+    early_stopping: bool = True
     last: Course | None = None
     _points: deque[tuple[float, int]] = field(default_factory=deque)
 
@@ -59,7 +68,7 @@ class CourseWatch:
         self._percentile = float(self.spec.settings.get("server_target_latency_percentile", 0.99))
         most = math.ceil(self._expected + MOST_DEVIATIONS * math.sqrt(self._expected))
         self._allowed, self._hopeless_above = (
-            most_late(count, self._percentile) if self._limit_ns else None for count in (self._expected, most)
+            self._most_late(count) if self._limit_ns else None for count in (self._expected, most)
         )
 
     def look(self, now_s: float, issued: int, completed: int, late: int) -> Course | None:
@@ -67,7 +76,7 @@ class CourseWatch:
         self._follow(now_s, issued - completed)
         if not self._limit_ns or not self._expected or not completed:
             return None
-        needed = late + fewest_in_limit(late, self._percentile)
+        needed = self._fewest(late)
         growth = self._growth()
         word, why = self._judge(needed, issued, completed, late, growth)
         self.last = Course(
@@ -81,6 +90,15 @@ class CourseWatch:
             outstanding_per_s=growth,
         )
         return self.last
+
+    def _most_late(self, queries: int) -> int | None:
+        rule = most_late if self.early_stopping else most_late_by_percentile
+        return rule(queries, self._percentile)
+
+    def _fewest(self, late: int) -> int:
+        if self.early_stopping:
+            return late + fewest_in_limit(late, self._percentile)
+        return fewest_by_percentile(late, self._percentile)
 
     def _follow(self, now_s: float, outstanding: int) -> None:
         points = self._points

@@ -1,7 +1,8 @@
-"""LoadGen's early-stopping bound: how many queries within the limit make up for those beyond it. Pure.
+"""How many late queries LoadGen lets pass: since 2.0 by early stopping, before by the percentile. Pure.
 
-A test passes when, had just the allowed share of all queries been late, so few late ones would have been seen
-with a chance below 1 - confidence (loadgen/early_stopping.cc and EarlyStopping() in results.cc).
+By early stopping a test passes when, had just the allowed share of all queries been late, so few late ones
+would have been seen with a chance below 1 - confidence (loadgen/early_stopping.cc, EarlyStopping() in
+results.cc).
 """
 
 from __future__ import annotations
@@ -43,6 +44,19 @@ def most_late(queries: int, percentile: float = 0.99, confidence: float = CONFID
         else:
             high = middle
     return low
+
+
+def most_late_by_percentile(queries: int, percentile: float = 0.99) -> int:
+    """Late ones of so many queries that LoadGen before 2.0 lets pass: of the sorted, it looks at one."""
+    return max(queries - math.floor(queries * percentile) - 1, 0)
+
+
+def fewest_by_percentile(late: int, percentile: float = 0.99) -> int:
+    """Queries of a test with so many late ones that LoadGen before 2.0 lets pass."""
+    queries = max(math.floor(late / (1 - percentile)) - 2, late + 1)
+    while most_late_by_percentile(queries, percentile) < late:
+        queries += 1
+    return queries
 
 
 def _passes(in_limit: int, late: int, percentile: float, confidence: float) -> bool:

@@ -10,7 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.course import CourseWatch
-from orchestrator.early_stopping import fewest_in_limit, most_late
+from orchestrator.early_stopping import (
+    fewest_by_percentile,
+    fewest_in_limit,
+    most_late,
+    most_late_by_percentile,
+)
 from orchestrator.manifest import parse_manifest
 from orchestrator.plan import TestSpec, plan
 from orchestrator.rules import load_round
@@ -68,6 +73,24 @@ def test_one_more_late_query_than_allowed_is_too_many_at_any_size(queries: int) 
     most = most_late(queries)
     assert most is not None
     assert most + fewest_in_limit(most) <= queries < most + 1 + fewest_in_limit(most + 1)
+
+
+@given(late=st.integers(0, 100_000), percentile=st.sampled_from([0.9, 0.97, 0.99]))
+def test_old_loadgens_look_at_one_latency_of_the_sorted_ones(late: int, percentile: float) -> None:
+    queries = fewest_by_percentile(late, percentile)
+    # result_NN_percentile_latency: sorted_latencies[n * percentile] must not be late.
+    assert queries - late > int(queries * percentile) or late == 0
+    assert late == 0 or queries - 1 - late <= int((queries - 1) * percentile)
+
+
+def test_an_old_loadgen_allows_more_late_queries_than_early_stopping_does() -> None:
+    assert (most_late_by_percentile(300_001), most_late(300_001)) == (3000, 2873)
+    old = CourseWatch(spec_of(), early_stopping=False).look(50.0, 5000, 5000, 90)
+    new = CourseWatch(spec_of()).look(50.0, 5000, 5000, 90)
+    assert old is not None
+    assert new is not None
+    assert (old.allowed_late, new.allowed_late) == (100, 77)
+    assert (old.word, new.word) == ("at risk", "cannot pass")
 
 
 def test_a_test_within_the_bound_is_on_course_and_needs_the_rest_of_its_queries() -> None:
