@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from orchestrator import cluster
-from orchestrator.course import CourseWatch
+from orchestrator.campaign_files import Campaign
+from orchestrator.continuing import kept_of
+from orchestrator.course import Course, CourseWatch
 from orchestrator.evidence import Crew, Evidence
 from orchestrator.findings_manifest import needs_own_generator
 from orchestrator.manifest import Manifest
@@ -19,7 +23,6 @@ from orchestrator.order import LocalWorker, Seat, TestOrder
 from orchestrator.pace import even_warm_ups
 from orchestrator.paths import (
     AUDIT_CONFIG,
-    MANIFEST,
     RECORD,
     USER_CONF,
     RunPaths,
@@ -31,6 +34,7 @@ from orchestrator.power.measure import Mode, measure, why_no_server
 from orchestrator.prepare import open_library
 from orchestrator.provenance import commit_of
 from orchestrator.record import Record
+from orchestrator.report.write import report_of_run
 from orchestrator.rules import Round, load_round
 from orchestrator.stop import Stop
 from orchestrator.supervise import Hooks, Outcome, run_test
@@ -64,12 +68,13 @@ class Session:
     stop: Stop = field(default_factory=Stop)
     specs: Sequence[TestSpec] = ()
     power: PowerSection | None = None  # measured in performance tests; searches and `bench` leave it out
+    opened: Library | None = None  # the manifest's data set, if it is open already
 
     def __enter__(self) -> Session:
         if self.power is not None and (why := why_no_server(self.power)):
             raise SetUpError(why)
         self.round: Round = load_round(self.manifest.round)
-        self.library = open_library(self.manifest, self.watcher)
+        self.library = self.opened or open_library(self.manifest, self.watcher)
         if broken := broken_by_data(self.manifest, self.round, self.library, self.specs):
             self.watcher.warned(f"the results will be unofficial: {'; '.join(broken)}")
         self.commit = commit_of()
@@ -160,11 +165,15 @@ class Session:
 
     def _hooks(self, spec: TestSpec, stop: Callable[[], str | None]) -> Hooks:
         """Who listens to a test: the watcher, who is also told where the test is heading."""
-        watch = CourseWatch(spec)
+        old = self.round.fixed_interval_multistream and self.manifest.loadgen_folder() is not None
+        watch = CourseWatch(spec, early_stopping=not old)
+
+        def look(board: Board, at_once: bool) -> Course | None:
+            issued, completed, late = (board.total(n) for n in ("issued", "completed", "over_limit"))
+            return watch.look(time.monotonic(), issued, completed, late, at_once)
 
         def tick(board: Board) -> None:
-            counts = (board.total(name) for name in ("issued", "completed", "over_limit"))
-            if course := watch.look(time.monotonic(), *counts):
+            if course := look(board, at_once=False):
                 self.watcher.judged(course)
             self.watcher.tick(board)
 
@@ -174,7 +183,7 @@ class Session:
                 return None
             return f"it was ended because it cannot pass any more (stop_when_hopeless): {course.why}"
 
-        return Hooks(self.watcher.event, tick, stop, give_up, lambda: watch.last)
+        return Hooks(self.watcher.event, tick, stop, give_up, partial(look, at_once=True))
 
     def _measured(self, power: PowerSection, spec: TestSpec, order: TestOrder) -> tuple[TestOrder, Outcome]:
         """A test within a power measurement, whose client has it run twice: the second run's order counts."""
@@ -300,30 +309,51 @@ def broken_by_data(
     return list(dict.fromkeys(told))
 
 
-def run_campaign(manifest: Manifest, runs_dir: Path, address: str, watcher: Watcher, stop: Stop) -> int:
-    """Run every test of a manifest; returns the exit code. SetUpError and ClusterError if it cannot begin."""
-    specs = plan(manifest, load_round(manifest.round))
+def run_campaign(
+    manifest: Manifest,
+    runs_dir: Path,
+    address: str,
+    watcher: Watcher,
+    stop: Stop,
+    campaign: Campaign | None = None,
+) -> int:
+    """Run every test of a manifest that the campaign has not; returns the exit code of all of them.
+
+    SetUpError, ClusterError or OSError if it cannot begin.
+    """
+    specs, worst = plan(manifest, load_round(manifest.round)), EXIT_VALID
+    campaign = campaign or Campaign(runs_dir)
     records: list[Record] = []
-    with Session(manifest, address, watcher, stop, specs, manifest.power) as session:
-        run = RunPaths.new(runs_dir, manifest.name)
-        write_atomically(run.root / MANIFEST, manifest.raw)
-        watcher.planned(manifest, specs, run.root)
-        with stop.patience():
-            worst = _run_tests(session, specs, run, records)
-    watcher.ended(records, run.root)
+    with contextlib.ExitStack() as held:
+        kept = kept_of(campaign, manifest, specs, watcher, held)
+        try:
+            if not kept.left:
+                watcher.planned(manifest, (), kept.folder)
+            else:
+                session = Session(manifest, address, watcher, stop, kept.left, manifest.power, kept.library)
+                with session:
+                    worst = _run_tests(session, kept.begin(), records)
+        finally:
+            records = kept.end(records)
+            if kept.run is not None:
+                report_of_run(kept.folder, watcher.warned)
+        watcher.ended(records, kept.folder)
     return max(exit_code(records, bool(stop())), worst)
 
 
-def _run_tests(session: Session, specs: Sequence[TestSpec], run: RunPaths, records: list[Record]) -> int:
+def _run_tests(session: Session, run: RunPaths, records: list[Record]) -> int:
     """Run test after test until all are done, somebody wants to stop, or no worker is left."""
-    for number, spec in enumerate(specs):
-        if session.stop():
-            break
-        try:
-            records.append(session.run(spec, run))
-        except SetUpError as error:
-            session.watcher.warned(f"{error}; not run: {', '.join(left.name for left in specs[number:])}")
-            return EXIT_SETUP
+    specs = session.specs
+    session.watcher.planned(session.manifest, specs, run.root)
+    with session.stop.patience():
+        for number, spec in enumerate(specs):
+            if session.stop():
+                break
+            try:
+                records.append(session.run(spec, run))
+            except SetUpError as error:
+                session.watcher.warned(f"{error}; not run: {', '.join(left.name for left in specs[number:])}")
+                return EXIT_SETUP
     return EXIT_VALID
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from orchestrator import (
     cluster,
     doctor,
     log_command,
+    report_command,
     results_command,
     streams_command,
     submit_command,
@@ -33,8 +35,11 @@ from orchestrator.campaign import (
     SetUpError,
     run_campaign,
 )
+from orchestrator.campaign_files import Campaign, Ended, newest_campaign
+from orchestrator.campaignview import show_campaign_end
 from orchestrator.console import Console, open_terminal, print_plan
 from orchestrator.exporter import serve_metrics
+from orchestrator.jsonlines import JsonLines, standard_output_for_machines
 from orchestrator.manifest import (
     Manifest,
     ManifestError,
@@ -64,6 +69,7 @@ app.command("check")(check_command.check)
 app.command("multistream")(streams_command.search)
 app.command("describe-system")(system_command.describe)
 app.command("submit")(submit_command.write)
+app.command("report")(report_command.write)
 app.command("results")(results_command.show)
 
 Manifests = Annotated[
@@ -72,6 +78,12 @@ Manifests = Annotated[
 RunsDir = Annotated[Path, typer.Option(help="Where evidence is written.")]
 Compliance = Annotated[
     bool, typer.Option("--compliance", help="Also the compliance tests that the closed division asks for.")
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the newest campaign of these manifests in --runs-dir.")
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="One JSON object a line on standard output, for machines.")
 ]
 Address = Annotated[
     str, typer.Option(help="Ray: 'local' starts one here, 'auto' finds a running one, or HOST:PORT.")
@@ -84,22 +96,49 @@ def run(
     runs_dir: RunsDir = Path("runs"),
     address: Address = "local",
     compliance: Compliance = False,
+    resume: Resume = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Run every test of one or more manifests and write their records."""
+    """Run every test of one or more manifests and write their records.
+
+    Without --resume a new campaign begins, whatever lies in --runs-dir: who measures again wants to measure.
+    With it the newest campaign goes on: tests with a good record of the very same manifest, data set,
+    weights, LoadGen and code stay; all others run, and what lay in their place is kept aside.
+    """
     loaded = _loaded(manifests, compliance)
+    tests: list[list[str]] = []
     for manifest in loaded:
-        check_names(manifest)
+        tests.append([spec.name for spec in check_names(manifest)])
         check_files(manifest, address)
     if reason := why_not_writable(runs_dir):
         raise typer.BadParameter(f"no run can be written to {runs_dir}: {reason}", param_hint="--runs-dir")
     stop = Stop().listen()
-    codes = []
-    for manifest in loaded:
-        codes.append(_run_one(manifest, runs_dir, address, stop))
-        if stop():
-            raise typer.Exit(EXIT_INTERRUPTED)
-    # Of several runs the worst decides, by the order of the codes.
-    raise typer.Exit(max(codes))
+    with contextlib.ExitStack() as held:
+        lines = JsonLines(held.enter_context(standard_output_for_machines()), sys.stderr) if as_json else None
+        campaign = _campaign(loaded, runs_dir, resume)
+        codes = []
+        for manifest, names in zip(loaded, tests, strict=True):
+            count = len(campaign.ended)
+            if not stop():
+                codes.append(_run_one(manifest, campaign, address, stop, lines))
+            if len(campaign.ended) == count:  # it was never looked into
+                campaign.ended.append(Ended(manifest.name, None, (), frozenset(), names))
+        # Of several runs the worst decides, by the order of the codes.
+        code = EXIT_INTERRUPTED if stop() else max(codes)
+        if lines is not None:
+            lines.campaign_ended(campaign.ended, code)
+        elif len(loaded) > 1 or campaign.resumed:
+            show_campaign_end(campaign.name, campaign.ended, open_terminal())
+    raise typer.Exit(code)
+
+
+def _campaign(loaded: list[Manifest], runs_dir: Path, resume: bool) -> Campaign:
+    """The campaign to go on with, or a new one; says which, where it was asked for."""
+    newest = newest_campaign(runs_dir, [manifest.name for manifest in loaded]) if resume else None
+    if resume:
+        none = f"nothing to resume: no campaign of these manifests in {runs_dir}, so a new one begins"
+        typer.echo(none if newest is None else f"resuming campaign {newest.name} in {runs_dir}", err=True)
+    return newest or Campaign(runs_dir)
 
 
 def _loaded(manifests: list[Path], compliance: bool) -> list[Manifest]:
@@ -111,21 +150,23 @@ def _loaded(manifests: list[Path], compliance: bool) -> list[Manifest]:
     return [m.model_copy(update={"runs": wanted}) for m, wanted in zip(loaded, runs, strict=True)]
 
 
-def _run_one(manifest: Manifest, runs_dir: Path, address: str, stop: Stop) -> int:
+def _run_one(
+    manifest: Manifest, campaign: Campaign, address: str, stop: Stop, lines: JsonLines | None
+) -> int:
     """Run one manifest; what keeps it from beginning is told and does not keep the next from running."""
-    console = Console()
+    teller = lines or Console()
 
-    def campaign() -> int:
-        exporter = serve_metrics(manifest.metrics, console.warned)
-        watcher = console if exporter is None else Watchers(console, exporter)
+    def run_tests() -> int:
+        exporter = serve_metrics(manifest.metrics, teller.warned)
+        watcher = teller if exporter is None else Watchers(teller, exporter)
         try:
-            return run_campaign(manifest, runs_dir, address, watcher, stop)
+            return run_campaign(manifest, campaign.runs_dir, address, watcher, stop, campaign)
         finally:
-            console.close()
+            teller.close()
             if exporter is not None:
                 exporter.close()
 
-    return _guarded(campaign)
+    return _guarded(run_tests)
 
 
 @app.command("plan")

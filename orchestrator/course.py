@@ -28,13 +28,15 @@ WORDS: tuple[Word, ...] = ("on course", "at risk", "cannot pass")
 TREND_WINDOW_S = 10.0
 # LoadGen's arrivals are random: by so many roots of their number a test may have more queries than expected.
 MOST_DEVIATIONS = 6.0
+# Looking costs milliseconds when many were late, and the driver has other things to do.
+LOOK_EVERY_S = 1.0
 # A forecast from fewer would be noise: at the 99th percentile one late query weighs as much as a hundred.
 FEWEST_FOR_FORECAST = 459
 
 
 @dataclass(frozen=True)
 class Course:
-    """A live verdict. `more_needed`: further queries, all within the limit, until the test could pass.
+    """A live verdict. `more_needed`: further queries within the limit until it could pass; None: it cannot.
 
     `allowed_late` is the bound at the test's expected end; None where the test is too short for any.
     """
@@ -44,7 +46,7 @@ class Course:
     late: int
     completed: int
     expected: int
-    more_needed: int
+    more_needed: int | None
     allowed_late: int | None
     outstanding_per_s: float | None
 
@@ -59,6 +61,7 @@ class CourseWatch:
     spec: TestSpec
     early_stopping: bool = True
     last: Course | None = None
+    _next_s: float = -math.inf
     _points: deque[tuple[float, int]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
@@ -71,21 +74,28 @@ class CourseWatch:
             self._most_late(count) if self._limit_ns else None for count in (self._expected, most)
         )
 
-    def look(self, now_s: float, issued: int, completed: int, late: int) -> Course | None:
-        """The verdict now, `last` from then on; None for a test that has none, and before any answer."""
+    def look(
+        self, now_s: float, issued: int, completed: int, late: int, at_once: bool = True
+    ) -> Course | None:
+        """The verdict now, `last` from then on; None for a test that has none, and before any answer.
+
+        Not `at_once`: the last verdict, if it is younger than LOOK_EVERY_S.
+        """
+        if now_s < self._next_s and not at_once:
+            return self.last
         self._follow(now_s, issued - completed)
         if not self._limit_ns or not self._expected or not completed:
             return None
-        needed = self._fewest(late)
+        self._next_s = now_s + LOOK_EVERY_S
         growth = self._growth()
-        word, why = self._judge(needed, issued, completed, late, growth)
+        word, why = self._judge(issued, completed, late, growth)
         self.last = Course(
             word=word,
             why=why,
             late=late,
             completed=completed,
             expected=self._expected,
-            more_needed=max(needed - completed, 0),
+            more_needed=None if word == "cannot pass" else max(self._fewest(late) - completed, 0),
             allowed_late=self._allowed,
             outstanding_per_s=growth,
         )
@@ -116,9 +126,7 @@ class CourseWatch:
         apart_s = _mean([t for t, _ in recent]) - _mean([t for t, _ in early])
         return (_mean([n for _, n in recent]) - _mean([n for _, n in early])) / apart_s
 
-    def _judge(
-        self, needed: int, issued: int, completed: int, late: int, growth: float | None
-    ) -> tuple[Word, str]:
+    def _judge(self, issued: int, completed: int, late: int, growth: float | None) -> tuple[Word, str]:
         limit_ms = (self._limit_ns or 0) / 1e6
         if self._allowed is None or self._hopeless_above is None:
             least = fewest_in_limit(0, self._percentile)

@@ -26,7 +26,7 @@ from orchestrator.plan import TestSpec, opened_findings
 from orchestrator.power.figures import PowerError, figure_of
 from orchestrator.power.files import POWER, meter_of
 from orchestrator.provenance import versions
-from orchestrator.record import Accuracy, Audit, LossRecord, Power, Record, worker_records
+from orchestrator.record import Accuracy, Audit, LossRecord, Power, Record, series_record, worker_records
 from orchestrator.rules import Round
 from orchestrator.scorers import score
 from orchestrator.supervise import Outcome
@@ -122,6 +122,7 @@ class Evidence:
             workers=worker_records(list(crew.facts), outcome.board),
             worker_differences=list(crew.differences),
             course=outcome.course,
+            series=series_record(outcome.board),
             losses=_losses(outcome),
             late_answers=outcome.board.total("late"),
             driver=_driver(outcome),

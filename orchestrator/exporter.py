@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from socketserver import ThreadingMixIn
 from typing import Any
-from wsgiref.simple_server import WSGIServer
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from orchestrator.campaign import SetUpError
 from orchestrator.course import Course
@@ -31,6 +34,54 @@ PHASES = {
 }
 
 
+# Who connects and says nothing must not keep a thread and a descriptor of the driver for long, nor many.
+SILENCE_S = 5.0
+MOST_AT_ONCE = 16
+NO_DESCRIPTOR_PAUSE_S = 0.2
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = SILENCE_S
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing: the terminal is the run's."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+    def __init__(self, address: str, port: int) -> None:
+        self._room = threading.BoundedSemaphore(MOST_AT_ONCE)
+        family, _, _, _, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+        self.address_family = family
+        super().__init__(where[:2], _Handler)  # type: ignore[arg-type]
+
+    def get_request(self) -> Any:
+        """Accept; without a free descriptor the caller would try again at once, for ever."""
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(NO_DESCRIPTOR_PAUSE_S)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread, or not at all when too many are being answered."""
+        if not self._room.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """The thread of one connection."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that left."""
+
+
 class ExporterError(SetUpError):
     """/metrics cannot be served; the text says why and the mend."""
 
@@ -44,7 +95,8 @@ def serve_metrics(section: MetricsSection, say: Callable[[str], None]) -> Export
     except ExporterError as error:
         exporter = Exporter(section.listen, 0)
         say(str(error))
-    say(f"metrics for Prometheus: http://{section.listen}:{exporter.port}/metrics")
+    host = f"[{section.listen}]" if ":" in section.listen else section.listen
+    say(f"metrics for Prometheus: http://{host}:{exporter.port}/metrics")
     return exporter
 
 
@@ -58,13 +110,15 @@ class Exporter:
         registry = CollectorRegistry()
         registry.register(self._collector)
         try:
-            self._server: WSGIServer
-            self._server, self._thread = start_http_server(port, address, registry)
-        except (OSError, OverflowError) as error:
+            self._server = _Server(address, port)
+        except (OSError, OverflowError, UnicodeError) as error:
             raise ExporterError(
                 f"metrics cannot be served at {address}:{port}: {error}; free the port, or name another"
             ) from None
+        self._server.set_app(make_wsgi_app(registry))
         self.port: int = self._server.server_port
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
         """Stop serving and give the port back."""

@@ -74,7 +74,7 @@ def rows(record: Record) -> list[Row]:
 
 
 def _row(name: str, workers: Sequence[WorkerRecord]) -> Row:
-    merged = {stage: _merged(workers, stage) for stage in (*PATH, TOTAL)}
+    merged = {stage: merged_histogram(workers, stage) for stage in (*PATH, TOTAL)}
     mean = {stage: mean_ns(histogram) / 1e6 for stage, histogram in merged.items()}
     p99 = {stage: percentile_ns(histogram, 0.99) / 1e6 for stage, histogram in merged.items()}
     # Of the sum of the stages, not of the measured total: so the shares add up to 1 in spite of the buckets.
@@ -86,7 +86,8 @@ def _row(name: str, workers: Sequence[WorkerRecord]) -> Row:
     return Row(name, samples, in_batches / batches if batches else None, mean, p99, share)
 
 
-def _merged(workers: Sequence[WorkerRecord], stage: str) -> np.ndarray:
+def merged_histogram(workers: Sequence[WorkerRecord], stage: str) -> np.ndarray:
+    """A stage of several workers, their histograms added: (BUCKETS,)."""
     histogram = np.zeros(BUCKETS, np.int64)
     for worker in workers:
         for bucket, count in worker.stages.get(stage, {}).get("histogram", {}).items():

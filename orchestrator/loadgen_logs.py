@@ -62,10 +62,13 @@ def holds_logs(folder: Path) -> bool:
     return (folder / DETAIL).is_file() or (folder / SUMMARY).is_file()
 
 
-def read_run(folder: Path, round_name: str | None = None, read_answers: bool = True) -> LoadgenRun:
+def read_run(
+    folder: Path, round_name: str | None = None, read_answers: bool = True, *, detail_alone: bool = False
+) -> LoadgenRun:
     """Read the logs in a folder; `metric` is by `round_name` if given, else by the LoadGen's own round.
 
-    `read_answers=False` leaves the accuracy log, which may have gigabytes, unread.
+    `read_answers=False` leaves the accuracy log, which may have gigabytes, unread; `detail_alone` takes no
+    figure from the summary, as the official checkers since v1.0.
     """
     folder = Path(folder)
     of_round = round_of(round_name) if round_name else None
@@ -74,10 +77,11 @@ def read_run(folder: Path, round_name: str | None = None, read_answers: bool = T
         raise LogError(f"{folder}: no LoadGen logs here, neither {DETAIL} nor {SUMMARY}")
     remarks = [f"there is no {name}" for name in (DETAIL, SUMMARY) if name not in there]
     detail = read_detail(folder / DETAIL) if DETAIL in there else DetailLog()
-    summary = read_summary(folder / SUMMARY) if SUMMARY in there else SummaryLog()
+    use_summary = SUMMARY in there and not detail_alone
+    summary = read_summary(folder / SUMMARY) if use_summary else SummaryLog()
     if DETAIL in there:
         remarks += _remarks_on_detail(detail)
-    if SUMMARY in there:
+    if use_summary:
         remarks += _remarks_on_summary(summary)
     remarks += contradictions(detail, summary)
     remark: list[str] = []

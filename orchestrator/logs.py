@@ -41,7 +41,7 @@ class DetailLog:
     """mlperf_log_detail.txt: the first value of every key, as the checkers read it, and what went wrong.
 
     `errors` and `warnings` are LoadGen's own (the first 1000; the counts are of all), `damaged` is what is
-    not as LoadGen writes it. `form` is "mllog", "text" (v0.5, v0.7) or, with no line of LoadGen's, "".
+    not as LoadGen writes it. `repeated` are keys that come again with another value. `form` is "mllog", "text" (v0.5, v0.7) or, with no line of LoadGen's, "".
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -50,6 +50,7 @@ class DetailLog:
     reasons: list[str] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
     error_count: int = 0
     warning_count: int = 0
     times: Counter[str] = field(default_factory=Counter)
@@ -92,6 +93,8 @@ class DetailLog:
             _keep(self.messages, str(value))
         if key in ("power_begin", "power_end"):
             self._add_power(entry)
+        if key in self.values and self.values[key] != value and key != "result_invalid_reason":
+            _keep(self.repeated, f"{key}: {str(self.values[key])[:80]}, {str(value)[:80]}")
         if key in self.values or len(self.values) < KEPT:
             self.values.setdefault(key, value)
             self.times[key] += 1

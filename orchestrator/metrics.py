@@ -198,8 +198,8 @@ def _course_metrics(course: Course | None) -> Iterator[Metric]:
 def _latency_metrics(spec: TestSpec, board: Board) -> Iterator[Metric]:
     limit_s = spec.limit_ns / 1e9 if spec.limit_ns else None
     latency = _family("latency_seconds")
-    over = board.total("over_limit") if limit_s else None
-    _add_histogram(latency, (), board.stage("latency"), edges_s(limit_s), limit_s, over)
+    within = board.total("within_limit") if limit_s else None
+    _add_histogram(latency, (), board.stage("latency"), edges_s(limit_s), limit_s, within)
     yield latency
     stages = _family("stage_seconds")
     for stage in STAGES[:-1]:
@@ -219,18 +219,18 @@ def _add_histogram(
     histogram: np.ndarray,
     edges: Sequence[float],
     limit_s: float | None = None,
-    over: int | None = None,
+    within: int | None = None,
 ) -> None:
     """The board's fine histogram in coarse buckets: each fine bucket whole, by its upper edge (4.4 % wide).
 
-    At the limit the count is exact: everything but the `over` that are beyond it.
+    At the limit the count is exact: the samples `within` it. No count ever falls from one scrape to the next.
     """
     cumulative = np.cumsum(histogram)
     total = int(cumulative[-1])
     at = np.searchsorted(bucket_edges_ns() / 1e9, np.array(edges) * (1 + 1e-9), side="right") - 1
     counts = [int(cumulative[i]) if i >= 0 else 0 for i in at]
-    if limit_s is not None and over is not None:
-        within = max(total - over, 0)
+    if limit_s is not None and within is not None:
+        total = max(total, within)
         # Its neighbours are not allowed to contradict it.
         pairs = zip(edges, counts, strict=True)
         counts = [
@@ -238,8 +238,7 @@ def _add_histogram(
             for edge, n in pairs
         ]
     buckets = [(repr(edge), n) for edge, n in zip(edges, counts, strict=True)]
-    mean = mean_ns(histogram)
-    summed_s = mean * total / 1e9 if total else 0.0
+    summed_s = mean_ns(histogram) * int(cumulative[-1]) / 1e9 if cumulative[-1] else 0.0
     family.add_metric(labels, [*buckets, ("+Inf", total)], summed_s)
 
 

@@ -23,6 +23,8 @@ COMPLIANCE_TXT = "compliance_accuracy.txt"
 RECORD = "record.json"
 MANIFEST = "manifest.yaml"
 TEST_LOG = "test.log"
+CAMPAIGN = "campaign.json"
+EARLIER = ".earlier-"  # in the name of a test's folder that a rerun has replaced
 
 
 def cache_dir() -> Path:
@@ -42,6 +44,16 @@ class TestPaths:
     def partial(self) -> Path:
         """The folder while the test runs."""
         return self.final.with_name(f"{self.final.name}.partial")
+
+    def set_aside(self) -> None:
+        """Give way to a rerun: a finished folder gets a name of its own, and is no test's any more."""
+        if not os.path.lexists(self.final):
+            return
+        number = 1
+        while (aside := self.final.with_name(f"{self.final.name}{EARLIER}{number}")).exists():
+            number += 1
+        self.final.rename(aside)
+        _sync(self.final.parent)
 
     def begin(self) -> Path:
         """Make the partial folder; what an interrupted try left there moves aside, never overwritten."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -36,9 +37,19 @@ def _git(root: Path, *arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+def code_sha256(root: Path = ROOT) -> str:
+    """sha256 over the code itself: tells two states of a changed checkout apart, or two installations."""
+    digest = hashlib.sha256()
+    for package in ("orchestrator", "workers"):
+        for path in sorted(p for p in (root / package).rglob("*") if p.suffix in (".py", ".yaml")):
+            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
 def versions() -> dict[str, Any]:
     """Versions of what this side runs on."""
     found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
+    found["code"] = code_sha256()
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)

@@ -116,6 +116,22 @@ class WorkerRecord(_Part):
     facts: dict[str, Any]
 
 
+class SeriesRecord(_Part):
+    """The test over time: one value for each span of `span_s` since the clock's start, 600 at most.
+
+    From the driver's own timings of answered samples: a sample is late beyond the scenario's limit, if it has
+    one; `in_flight` is at a span's end.
+    """
+
+    span_s: float
+    issued: list[int]
+    completed: list[int]
+    over_limit: list[int]
+    p50_ms: list[float | None]
+    p99_ms: list[float | None]
+    in_flight: list[int]
+
+
 class LossRecord(_Part):
     """A worker lost: when after the clock's start, why, and how many samples moved to others."""
 
@@ -155,6 +171,7 @@ class Record(_Part):
     workers: list[WorkerRecord]
     worker_differences: list[str]
     course: Course | None = None
+    series: SeriesRecord | None = None
     losses: list[LossRecord]
     late_answers: int
     driver: dict[str, Any]
@@ -186,6 +203,12 @@ def read_record(path: Path) -> Record:
         raise RecordError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     except ValueError as error:
         raise RecordError(f"{path} is not JSON: {error}") from None
+
+
+def series_record(board: Board) -> SeriesRecord | None:
+    """The test over time; None where nothing was answered."""
+    found = board.series.summary() if board.series is not None else None
+    return None if found is None else SeriesRecord.model_validate(found)
 
 
 def worker_records(facts: list[dict[str, Any]], board: Board) -> list[WorkerRecord]:

@@ -68,7 +68,7 @@ class Hooks:
     on_tick: Callable[[Board], None] = lambda board: None
     stop: Callable[[], str | None] = lambda: None  # the reason to stop, None to go on
     give_up: Callable[[], str | None] = lambda: None  # why this test alone should end, None to go on
-    course: Callable[[], Course | None] = lambda: None
+    course: Callable[[Board], Course | None] = lambda board: None
 
 
 def run_test(order: TestOrder, fleet: Fleet | None, hooks: Hooks) -> Outcome:
@@ -113,8 +113,7 @@ class _Supervisor:
         finally:
             self._reap()
             self.folder.fold(final=True)
-            self.hooks.on_tick(self.outcome.board)  # what came last counts too
-            self.outcome.course = self.hooks.course()
+            self.outcome.course = self.hooks.course(self.outcome.board)
             self.outcome.wall_s = time.monotonic() - began
         return self.outcome
 

@@ -37,6 +37,7 @@ TOTALS = (
     "rows_folded",
     "rows_dropped",
     "over_limit",
+    "within_limit",
     "cpu_ns",
 )
 
@@ -57,6 +58,12 @@ COLUMNS = (
 ROW = struct.Struct(f"={len(COLUMNS)}q")
 # Seconds of answers at the highest rates; pages of it that are never written cost nothing.
 RING_ROWS = 1 << 18
+
+# Spans are an eighth of a second until there would be more than 600; then two become one, again and again: a
+# test of a minute has 480 of 125 ms, one of a day 338 of 256 s.
+FIRST_SPAN_NS = 125_000_000
+MOST_SPANS = 600
+SPAN_PERCENTILES = {"p50_ms": 0.5, "p99_ms": 0.99}
 
 
 def bucket_of(ns: np.ndarray) -> np.ndarray:
@@ -91,6 +98,68 @@ def mean_ns(histogram: np.ndarray) -> float:
     return float((histogram * middles).sum() / total)
 
 
+class Series:
+    """What was issued and answered in each span since the clock's start, in memory of a fixed size.
+
+    Only the driver has it: it is filled from the rows that are folded outside of the measured loop.
+    """
+
+    def __init__(self, began_ns: int) -> None:
+        self.began_ns = began_ns
+        self.span_ns = FIRST_SPAN_NS
+        self._counts = {
+            name: np.zeros(MOST_SPANS, np.int64) for name in ("issued", "completed", "over_limit")
+        }
+        self._latency = np.zeros((MOST_SPANS, BUCKETS), np.int64)
+        self._used = 0
+
+    def add(self, issued: np.ndarray, received: np.ndarray, samples: np.ndarray, late: np.ndarray) -> None:
+        """Count segments: when asked and answered (ns, driver's clock), samples, whether beyond the limit."""
+        if not len(samples):
+            return
+        while (int(received.max()) - self.began_ns) // self.span_ns >= MOST_SPANS:
+            self._halve()
+        asked, answered = self._spans(issued), self._spans(received)
+        self._used = max(self._used, int(answered.max()) + 1)
+        for name, at, weights in (
+            ("issued", asked, samples),
+            ("completed", answered, samples),
+            ("over_limit", answered, samples * late),
+        ):
+            self._counts[name] += np.bincount(at, weights, MOST_SPANS).astype(np.int64)
+        # Answers of one folding lie close together: histograms of these few spans only.
+        first, last = int(answered.min()), int(answered.max())
+        flat = (answered - first) * BUCKETS + bucket_of(received - issued)
+        counts = np.bincount(flat, samples, (last - first + 1) * BUCKETS).astype(np.int64)
+        self._latency[first : last + 1] += counts.reshape(-1, BUCKETS)
+
+    def _spans(self, ns: np.ndarray) -> np.ndarray:
+        return np.clip((ns - self.began_ns) // self.span_ns, 0, MOST_SPANS - 1)
+
+    def _halve(self) -> None:
+        """Half as many spans, each twice as long; counts and histograms merge by adding."""
+        self.span_ns *= 2
+        half = MOST_SPANS // 2
+        for values in (*self._counts.values(), self._latency):
+            values[:half] = values[0::2] + values[1::2]
+            values[half:] = 0
+
+    def summary(self) -> dict[str, object] | None:
+        """The record's `series`, lists of one value a span; None where nothing was answered.
+
+        `in_flight` is at the end of each span, of samples that were answered at last.
+        """
+        if not self._used:
+            return None
+        shown = {name: values[: self._used] for name, values in self._counts.items()}
+        in_flight = np.cumsum(shown["issued"] - shown["completed"])
+        lists: dict[str, object] = {name: values.tolist() for name, values in shown.items()}
+        for name, p in SPAN_PERCENTILES.items():
+            found = (percentile_ns(histogram, p) for histogram in self._latency[: self._used])
+            lists[name] = [round(ns / 1e6, 4) if ns == ns else None for ns in found]
+        return {"span_s": self.span_ns / 1e9, **lists, "in_flight": in_flight.tolist()}
+
+
 class Board:
     """Counters, histograms and raw timing rows of one test, shared by two processes by file descriptor.
 
@@ -118,6 +187,7 @@ class Board:
             views.append(values[at : at + n].reshape(shape))
             at += n
         self.totals, self.counters, self.histograms, self.ring = views
+        self.series: Series | None = None  # the driver's alone, not shared
 
     def total(self, name: str) -> int:
         """One of TOTALS."""
@@ -205,9 +275,15 @@ class Folder:
         self._add("compute", worker, computed - started, samples)
         self._add("return", worker, np.maximum(back, 0) + (w_sent - computed), samples)
         self._add("latency", worker, received - issued, samples)
+        late = np.zeros(len(table), bool)
         if self._limit_ns is not None:
-            late = int(samples[received - issued > self._limit_ns].sum())
-            self.board.set_total("over_limit", self.board.total("over_limit") + late)
+            late = received - issued > self._limit_ns
+            # Both, so that a reader in mid-fold sees two counts that never fall, not a difference that may.
+            for name, counted in (("over_limit", late), ("within_limit", ~late)):
+                self.board.set_total(name, self.board.total(name) + int(samples[counted].sum()))
+        if self.board.series is None:
+            self.board.series = Series(self.board.total("started_ns") or int(issued.min()))
+        self.board.series.add(issued, received, samples, late)
 
     def _without_clock_offset(
         self, worker: np.ndarray, out: np.ndarray, back: np.ndarray

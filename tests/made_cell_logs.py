@@ -234,7 +234,7 @@ def _results(rules: Round, values: Values, scenario: str) -> Values:
     if modern and scenario != "Offline":
         found |= {"early_stopping_met": True, "early_stopping_result": " * Run successful."}
         stop = {"SingleStream": "early_stopping_latency_ss", "MultiStream": "early_stopping_latency_ms"}
-        found |= {stop[scenario]: LATENCY_NS + 90} if scenario in stop else {}
+        found |= {stop[scenario]: LATENCY_NS + 190} if scenario in stop else {}
     if modern:
         found["result_query_count"] = queries
     if scenario == "Server":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +17,10 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator.course import CourseWatch
-from orchestrator.exporter import Exporter, ExporterError
+from orchestrator.exporter import MOST_AT_ONCE, Exporter, ExporterError, _Handler
 from orchestrator.metrics import MOST_WORKERS, NAMES, PREFIX, REST, RunCollector, View, edges_s
 from orchestrator.timings import Board, Folder, Timings
+from tests.processes import eventually
 from tests.test_course import spec_of
 
 TIME_BUDGET_S = 15
@@ -179,6 +181,54 @@ def test_the_exporter_follows_a_test_from_beginning_to_end(exporter: Exporter, t
     assert ("loadgrid_run_info", "run-1") in {(n, dict(labels).get("run")) for n, labels in samples}
     exporter.test_ended(SimpleNamespace(), tmp_path)  # type: ignore[arg-type]
     assert value(fetched(exporter), "tests_done") == 1
+
+
+def test_connections_that_say_nothing_are_few_and_keep_nobody_out_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_Handler, "timeout", 0.3)
+    served = Exporter("127.0.0.1", 0)
+    silent = [socket.create_connection(("127.0.0.1", served.port)) for _ in range(MOST_AT_ONCE + 4)]
+    try:
+        # Beyond the most, a connection is closed at once; when the silent ones are given up, there is room.
+        assert silent[-1].recv(1) == b""
+        assert eventually(lambda: reads(served), 10)
+    finally:
+        for connection in silent:
+            connection.close()
+        served.close()
+
+
+def reads(served: Exporter) -> bool:
+    try:
+        return bool(fetched(served))
+    except OSError:
+        return False
+
+
+def test_counts_at_the_limit_never_fall_while_rows_are_being_folded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    board = Board(1, ring_rows=1024)
+    pen, folder = Timings(board), Folder(board, 15 * MS)
+    view = view_of(board)
+    last = 0.0
+    original = board.set_total
+
+    def looked_at(name: str, count: int) -> None:
+        nonlocal last
+        original(name, count)
+        if name in ("over_limit", "within_limit"):
+            now = value(scraped(view), "latency_seconds_bucket", le="0.015")
+            assert now >= last
+            last = now
+
+    monkeypatch.setattr(board, "set_total", looked_at)
+    for turn in range(12):
+        for ns in (MS, 2 * MS, (10 + turn) * MS):
+            pen.add(0, 1, 0, 1, 0, 2, 3, 3, ns, 1)
+        folder.fold(final=True)
+    assert last > 12
 
 
 def test_a_port_that_is_taken_is_told_with_a_mend(exporter: Exporter) -> None:

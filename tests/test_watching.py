@@ -31,8 +31,14 @@ def test_a_hopeless_test_is_seen_in_its_metrics_and_ends_early_with_a_record(tmp
         watched.wait_said("/metrics")
         url = re.search(r"http://127\.0\.0\.1:\d+/metrics", watched.said)
         assert url is not None
-        assert eventually(lambda: scraped(url[0]).get("loadgrid_samples_over_limit_total", 0) > 0, 20)
-        seen = scraped(url[0])
+        wanted = ("loadgrid_course_late_allowed", "loadgrid_samples_over_limit_total")
+        seen: dict[str, float] = {}
+
+        def judged() -> bool:
+            seen.update(scraped(url[0]))
+            return all(seen.get(name, 0) > 0 for name in wanted)
+
+        assert eventually(judged, 20)
         code = watched.end(30)
     assert seen["loadgrid_latency_limit_seconds"] == LIMIT_MS / 1000
     assert seen["loadgrid_samples_in_flight"] > 0

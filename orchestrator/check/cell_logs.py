@@ -147,7 +147,7 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 @lru_cache(maxsize=24)  # a cell has up to six tests, each read by several checks
 def _read(folder: Path, stamp: tuple[tuple[int, int, int], ...], round_name: str) -> Logs:
     small = 0 < stamp[2][2] <= LONGEST_ACCURACY_LOG_BYTES
-    run = read_run(folder, round_name, read_answers=small)
+    run = read_run(folder, round_name, read_answers=small, detail_alone=True)
     detail = read_detail(folder / DETAIL)
     told = contradictions(detail, read_summary(folder / SUMMARY)) if stamp[1] != (0, 0, 0) else []
     return Logs(run, detail, tuple(told))

@@ -21,6 +21,8 @@ from orchestrator.check.cell_logs import (
 )
 from orchestrator.check.compliance_answers import answers
 from orchestrator.check.finding import Context, Finding, Official
+from orchestrator.check.headline import headline
+from orchestrator.check.judged_keys import missing_keys, repeated_keys
 from orchestrator.check.loadgen_origin import origin
 from orchestrator.check.performance import duration, errors, scenario_of, verdict
 from orchestrator.check.performance_settings import amounts, limits, seeds
@@ -126,6 +128,9 @@ def _claim(audit: Audit, path: Path) -> Iterator[Finding]:
     elif said:
         what = f'it says "{PASS}" and "{said[:120]}"'
         yield audit.unseen("compliance-verdict", path, what, AGAIN)
+    elif not (_REFERENCE.search(text) and _SCORE.search(text)):
+        what = f'it says "{PASS}", but not the two scores that the official script compares'
+        yield audit.unseen("compliance-verdict", path, what, AGAIN)
 
 
 def _run(audit: Audit) -> Iterator[Finding]:
@@ -141,6 +146,9 @@ def _run(audit: Audit) -> Iterator[Finding]:
     yield from damage(test)
     if not test.logs.detail.form:
         return
+    yield from missing_keys(test)
+    yield from repeated_keys(test)
+    yield from headline(test)
     yield from scenario_of(test)
     yield from _settings(audit, test)
     yield from origin(test)

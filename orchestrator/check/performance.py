@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 
 from orchestrator.check.cell_logs import PERFORMANCE, Test, damage, own_file, test_of, unreadable
 from orchestrator.check.finding import Context, Finding, Official
+from orchestrator.check.headline import headline
+from orchestrator.check.judged_keys import missing_keys, repeated_keys
 from orchestrator.check.loadgen_origin import origin
 from orchestrator.check.performance_settings import amounts, audit_leaks, limits, seeds
 from orchestrator.check.user_conf import user_conf
@@ -38,6 +40,8 @@ def performance(context: Context, cell: Cell) -> Iterator[Finding]:
     yield from damage(test)
     if not test.logs.detail.form:
         return
+    yield from missing_keys(test)
+    yield from repeated_keys(test)
     yield from scenario_of(test)
     yield from verdict(test)
     yield from errors(test)
@@ -47,6 +51,7 @@ def performance(context: Context, cell: Cell) -> Iterator[Finding]:
     yield from audit_leaks(test)
     yield from duration(test)
     yield from figures(test)
+    yield from headline(test)
     yield from origin(test)
     yield from dates(test)
     yield from user_conf(test)

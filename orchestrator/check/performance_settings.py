@@ -134,6 +134,9 @@ def _real(test: Test, limit_ns: int, which: str) -> Iterator[Finding]:
     """The 99th percentile as it was; v1.x logs it in every division, the newest trusts early stopping."""
     value = getattr(test.run, which).percentiles_ns.get(99.0)
     one_tree = test.context.layout.one_tree
+    if value is None and test.enforced and test.run.valid is not None:
+        what = "the 99th percentile of latency is missing, which is held against the limit"
+        yield test.finding("no-result", what, "submit the log as LoadGen wrote it", "error")
     if value is not None and value > limit_ns and (test.enforced or not one_tree):
         what = f"the 99th percentile of latency is {value} ns; the limit is {limit_ns}"
         yield test.finding("latency-limit", what, "offer fewer queries and run the test again", "logged")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from orchestrator import __version__
+from orchestrator.pages import policy_hash, templates, tokens
 from orchestrator.phrases import plural
 from orchestrator.results.gather import Gathered
 from orchestrator.results.rows import Row
@@ -22,18 +20,18 @@ FOLDER = Path(__file__).parent
 
 def as_page(gathered: Gathered) -> str:
     """The page; its policy allows the one script and the one style that are in it, by their hashes."""
-    style, script = _part("page.css"), _part("page.js")
+    style, script = tokens() + _part("page.css"), _part("page.js")
     rounds = list(dict.fromkeys(row.round for row in gathered.rows))
     return (
-        _environment()
+        templates(FOLDER)
         .get_template("page.html.j2")
         .render(
             title=f"MLPerf Inference {', '.join(rounds)} results".replace("  ", " "),
             summary=_summary(gathered),
             style=Markup(style),  # noqa: S704 - a file of this package
             script=Markup(script),  # noqa: S704 - a file of this package
-            style_hash=_hash(style),
-            script_hash=_hash(script),
+            style_hash=policy_hash(style),
+            script_hash=policy_hash(script),
             remarks=gathered.remarks,
             version=__version__,
             data=_data(gathered),
@@ -77,18 +75,3 @@ def _summary(gathered: Gathered) -> str:
 @cache
 def _part(name: str) -> str:
     return (FOLDER / name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    digest = hashlib.sha256(text.encode()).digest()
-    return f"sha256-{base64.b64encode(digest).decode()}"
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.submission.bandwidth_document import bandwidth_document
@@ -25,6 +25,7 @@ from orchestrator.submission.missing import missing
 from orchestrator.submission.mlperf_conf import mlperf_conf
 from orchestrator.submission.names import official_folder
 from orchestrator.submission.planned import Plan, Wishes, planned, why_unofficial
+from orchestrator.submission.proven import refuse_contradictions, unproven
 from orchestrator.submission.readme import Described, readme
 from orchestrator.submission.refusal import SubmitError
 from orchestrator.submission.writer import TreeWriter
@@ -76,6 +77,8 @@ def submit(records: Sequence[Path], system: Path, out: Path, wishes: Wishes | No
     for cell in plan.gathered.cells:
         for test in cell.tests:
             check_files(test)
+    refuse_contradictions(plan.gathered)
+    plan = replace(plan, unproven=unproven(plan.gathered, plan.wishes.draft))
     with TreeWriter(out) as tree:
         written = tuple(_write_cell(plan, tree, cell) for cell in plan.cells)
         left_out, lacking = _write_rest(plan, tree)
@@ -92,7 +95,7 @@ def submit(records: Sequence[Path], system: Path, out: Path, wishes: Wishes | No
         left_out=(*plan.gathered.left_out, *left_out),
         missing=(*missing(found, plan.gathered.suite, division, plan.cells), *lacking),
         remarks=plan.remarks,
-        draft_because=plan.draft_because,
+        draft_because=plan.because,
     )
 
 
@@ -134,7 +137,11 @@ def _write_cell(plan: Plan, tree: TreeWriter, cell: Evidence) -> Written:
 
 def _because(plan: Plan, cell: Evidence) -> tuple[str, ...]:
     """Why the cell is a draft: its own reasons, or that the whole tree is one."""
-    own = [reason for test in cell.tests for reason in why_unofficial(test.record)]
+    own = [
+        reason
+        for test in cell.tests
+        for reason in (*why_unofficial(test.record), *plan.unproven.get(test.name, ()))
+    ]
     return tuple(dict.fromkeys(own or ["the tree is a draft"])) if plan.wishes.draft else ()
 
 
@@ -158,7 +165,7 @@ def _write_rest(plan: Plan, tree: TreeWriter) -> tuple[list[str], list[str]]:
     if mapping and plan.layout.one_tree:
         tree.write_json(plan.base / MAPPING, mapping)
     if plan.wishes.draft:
-        write_draft(tree, plan.draft_because)
+        write_draft(tree, plan.because)
     lacking = _write_bandwidth(plan, tree)
     if plan.gathered.division == "network" and not plan.wishes.documents:
         lacking.append("network: a document with the system's diagram, network cards, software (--document)")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.manifest import Manifest, parse_manifest
-from orchestrator.paths import MANIFEST, RECORD
+from orchestrator.paths import EARLIER, MANIFEST, RECORD
 from orchestrator.record import Record, read_record
 from orchestrator.rules import Round, load_round
 from orchestrator.submission.refusal import SubmitError, several
@@ -114,7 +114,7 @@ def _folders(path: Path) -> Iterator[Path]:
         raise SubmitError(f"{path} is no folder of records (a run's folder, as `loadgrid run` leaves it)")
     none = True
     for place, names, files in os.walk(path.resolve(), onerror=_refuse_unreadable):
-        names[:] = sorted(name for name in names if PARTIAL not in name)
+        names[:] = sorted(name for name in names if PARTIAL not in name and EARLIER not in name)
         if RECORD in files:
             none = False
             names.clear()

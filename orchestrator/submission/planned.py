@@ -59,6 +59,16 @@ class Plan:
     facts: dict[tuple[str, str], dict[str, str]]
     draft_because: tuple[str, ...]
     remarks: tuple[str, ...]
+    # Why records that call themselves official are not (submission.proven), by the tests' names.
+    unproven: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def because(self) -> tuple[str, ...]:
+        """Every reason why the tree can be a draft only."""
+        return (
+            *self.draft_because,
+            *(f"{several(list(why))} [{name}]" for name, why in self.unproven.items()),
+        )
 
     @property
     def base(self) -> PurePosixPath:

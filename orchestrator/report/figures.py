@@ -1,0 +1,286 @@
+"""The figures of one test: where its latencies lie, how it went over time, what each worker and stage did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+from orchestrator.journey import PATH, TOTAL, Row, merged_histogram, rows
+from orchestrator.phrases import duration, judged_percentile, limit_ms, ms, percent, plural, rate
+from orchestrator.record import Record, SeriesRecord
+from orchestrator.report.drawing import COLOUR, Picture, draw, number_axes
+from orchestrator.report.runs import plain
+from orchestrator.timings import PER_OCTAVE, bucket_edges_ns, percentile_ns
+
+STAGE_COLOUR = dict(zip(PATH, (COLOUR[f"c{i}"] for i in range(len(PATH))), strict=True))
+MOST_WORKERS = 16  # a figure of more is not read any more; the table and the CSV have them all
+MOST_LOSSES = 20
+NAME_LENGTH = 18
+TIME = "seconds since the start"
+ROW_HEIGHT = 22
+MANY, MOST_BARS = 5000, 90
+OWN = "The driver's own timings, in buckets of 4.4 %; LoadGen's log is the result."
+
+
+def figures(record: Record) -> Iterator[Picture]:
+    """All that the record can tell in pictures."""
+    found = rows(record)
+    if not found:
+        return
+    yield distribution(record)
+    yield percentiles(record)
+    if record.series is not None:
+        yield latency_over_time(record, record.series)
+        yield throughput_over_time(record, record.series)
+    yield stages(found)
+    if len(found) > 2:
+        yield worker_latencies(record, found)
+    if record.series is not None:
+        yield in_flight(record.series)
+
+
+def distribution(record: Record) -> Picture:
+    """How many samples took how long."""
+    histogram, limit = merged_histogram(record.workers, TOTAL), limit_ms(record)
+    filled = np.flatnonzero(histogram)
+    first, last = int(filled[0]), int(filled[-1])
+    # Few samples, or many buckets: bars of several buckets each, which can still be told apart.
+    few = histogram.sum() < MANY or last - first >= MOST_BARS
+    each = max(2, -(-(last - first) // MOST_BARS)) if few else 1
+    starts = np.arange(first, last + 1, each)
+    lower = bucket_edges_ns()[starts] / 1e6 * 2 ** (-1 / PER_OCTAVE)
+    edges = lower * 2 ** (each / PER_OCTAVE)
+    share = 100 * np.add.reduceat(histogram[: last + 1], starts) / histogram.sum()
+    late = np.zeros(len(edges), bool) if limit is None else lower >= limit
+
+    def paint(axes: Axes) -> None:
+        for which, colour in ((~late, "accent"), (late, "bad")):
+            axes.bar(lower[which], share[which], (edges - lower)[which], align="edge", color=COLOUR[colour])
+        _pad(axes, lower[0], max(edges[-1], limit or 0))
+        number_axes(axes, "latency, ms", "samples, %", log="x")
+        _limit_line(axes, limit, vertical=True)
+
+    got = {p: percentile_ns(histogram, p) / 1e6 for p in (0.5, 0.9, 0.99)}
+    told = ", ".join(f"p{100 * p:g} {ms(value)} ms" for p, value in got.items())
+    beyond = f" {_beyond(record, histogram)}" if limit is not None else ""
+    words = f"{plural(int(histogram.sum()), 'sample')}: {told}.{beyond} {OWN}"
+    return draw("Latency distribution", words, paint)
+
+
+def _beyond(record: Record, histogram: np.ndarray) -> str:
+    limit, total = limit_ms(record) or 0.0, int(histogram.sum())
+    if record.series is not None:
+        late, about = sum(record.series.over_limit), ""
+    else:
+        lower = bucket_edges_ns() * 2 ** (-1 / PER_OCTAVE)
+        late, about = int(histogram[lower >= limit * 1e6].sum()), "About "
+    if not late:
+        return f"None took longer than {limit:,g} ms."
+    return f"{about}{plural(late, 'sample')} took longer than {limit:,g} ms ({_small(late / total)})."
+
+
+def _small(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def percentiles(record: Record) -> Picture:
+    """Latency by percentile, the tail drawn out."""
+    histogram, limit = merged_histogram(record.workers, TOTAL), limit_ms(record)
+    x, y = percentile_curve(histogram)
+    slowest = 1 / histogram.sum()
+    marks = [p for p in (50.0, 90.0, 99.0, 99.9, 99.99, 99.999) if 1 - p / 100 >= slowest]
+
+    def paint(axes: Axes) -> None:
+        axes.step(x, y, where="pre", color=COLOUR["accent"], linewidth=1.8)
+        number_axes(axes, "percentile", "latency, ms", log="xy" if y[-1] > 20 * y[0] else "x")
+        axes.invert_xaxis()
+        axes.xaxis.set_major_locator(FixedLocator([1 - p / 100 for p in marks]))
+        axes.xaxis.set_major_formatter(FixedFormatter([f"p{p:g}" for p in marks]))
+        axes.xaxis.set_minor_locator(NullLocator())
+        if limit is not None:
+            _limit_line(axes, limit)
+        judged = judged_percentile(record)
+        if judged:
+            axes.axvline(1 - float(judged[1:]) / 100, color=COLOUR["soft"], linestyle=":", linewidth=1)
+
+    judged = judged_percentile(record)
+    at = f"The dotted line is {judged}, which LoadGen judges by." if judged else "No percentile is judged."
+    return draw("Latency by percentile", f"The slowest answer took {ms(float(y[-1]))} ms. {at}", paint)
+
+
+def percentile_curve(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of samples that took longer, falling, and latencies in ms: y[i] from x[i - 1] down to x[i]."""
+    filled = np.flatnonzero(histogram)
+    above = 1 - np.cumsum(histogram)[filled] / histogram.sum()
+    # On a logarithmic axis the slowest sample needs a place that is not zero.
+    x = np.append(1.0, np.maximum(above, 0.5 / histogram.sum()))
+    y = bucket_edges_ns()[filled] / 1e6
+    return x, np.append(y[0], y)
+
+
+def latency_over_time(record: Record, series: SeriesRecord) -> Picture:
+    """p50 and p99 of each span of the test, with the limit and the losses."""
+    limit, at = limit_ms(record), _times(series)
+
+    def paint(axes: Axes) -> None:
+        for name, values, colour in (("p99", series.p99_ms, "c1"), ("p50", series.p50_ms, "accent")):
+            axes.plot(at, _numbers(values), color=COLOUR[colour], linewidth=1.3, label=name)
+        known = [v for v in (*series.p99_ms, *series.p50_ms) if v]
+        wide = bool(known) and max(*known, limit or 0) > 20 * min(known)
+        number_axes(axes, TIME, "latency, ms", log="y" if wide else "")
+        if not wide:
+            axes.set_ylim(bottom=0)
+        _limit_line(axes, limit)
+        _loss_lines(axes, record)
+        _legend(axes)
+
+    worst = max(((v, t) for v, t in zip(series.p99_ms, at, strict=True) if v is not None), default=None)
+    told = "" if worst is None else f"The worst: p99 of {ms(worst[0])} ms at {duration(float(worst[1]))}."
+    lost = f" Dashed: {plural(len(record.losses), 'loss')} of workers." if record.losses else ""
+    span = f"Spans of {series.span_s:g} s, by when they were answered."
+    return draw("Latency over time", f"{told}{lost} {span}".strip(), paint)
+
+
+def throughput_over_time(record: Record, series: SeriesRecord) -> Picture:
+    """Samples asked and answered a second."""
+    at = _times(series)
+    answered, asked = (np.array(counts) / series.span_s for counts in (series.completed, series.issued))
+    offline = record.scenario == "Offline"  # asks all at once, which would be one spike
+
+    def paint(axes: Axes) -> None:
+        if not offline:
+            axes.plot(at, asked, color=COLOUR["soft"], linewidth=1, label="asked")
+        axes.plot(at, answered, color=COLOUR["accent"], linewidth=1.4, label="answered")
+        axes.fill_between(at, answered, color=COLOUR["accent"], alpha=0.12, linewidth=0)
+        number_axes(axes, TIME, "samples/s")
+        axes.set_ylim(bottom=0)
+        _loss_lines(axes, record)
+        _legend(axes)
+
+    inner = answered[1:-1] if len(answered) > 2 else answered  # the first and the last span are not full
+    told = f"{rate(float(answered.mean()))} samples/s answered on average"
+    return draw("Throughput over time", f"{told}, {rate(float(inner.min()))} in the slowest span.", paint)
+
+
+def in_flight(series: SeriesRecord) -> Picture:
+    """Samples that were asked and not yet answered."""
+    at = _times(series)
+
+    def paint(axes: Axes) -> None:
+        axes.fill_between(at, series.in_flight, color=COLOUR["c2"], alpha=0.25, linewidth=0)
+        axes.plot(at, series.in_flight, color=COLOUR["c2"], linewidth=1.3)
+        number_axes(axes, TIME, "samples in flight")
+        axes.set_ylim(bottom=0)
+
+    words = (
+        f"{max(series.in_flight):,} at most, {series.in_flight[len(at) // 2]:,} in the middle of the test."
+    )
+    return draw("In flight", f"{words} At the end of each span, of those that were answered.", paint)
+
+
+def stages(found: Sequence[Row]) -> Picture:
+    """Each worker's mean time by stage, as stacked bars."""
+    shown, hidden = _slowest(found)
+
+    def paint(axes: Axes) -> None:
+        left = np.zeros(len(shown))
+        for stage in PATH:
+            width = np.nan_to_num([row.mean_ms[stage] for row in shown])
+            axes.barh(
+                range(len(shown)), width, 0.62, left, color=STAGE_COLOUR[stage], label=stage.replace("_", " ")
+            )
+            left += width
+        number_axes(axes, "mean, ms per sample", "")
+        _name_rows(axes, shown)
+        axes.figure.legend(loc="outside upper center", ncols=len(PATH), columnspacing=0.9)
+
+    words = "; ".join(f"{stage.replace('_', ' ')} {percent(found[-1].share[stage])}" for stage in PATH)
+    return draw("Where the time went", f"All workers: {words}.{hidden}", paint, _height(shown))
+
+
+def worker_latencies(record: Record, found: Sequence[Row]) -> Picture:
+    """Mean and p99 of each worker's latency, side by side."""
+    shown, hidden = _slowest(found)
+    limit = limit_ms(record)
+    means, worst = [r.mean_ms[TOTAL] for r in shown], [r.p99_ms[TOTAL] for r in shown]
+
+    def paint(axes: Axes) -> None:
+        places = range(len(shown))
+        axes.hlines(places, means, worst, color=COLOUR["line"], linewidth=4)
+        axes.plot(means, places, "o", color=COLOUR["accent"], markersize=6, label="mean")
+        axes.plot(worst, places, "o", color=COLOUR["c1"], markersize=6, label="p99")
+        number_axes(axes, "latency, ms", "")
+        _name_rows(axes, shown)
+        axes.set_xlim(left=0)
+        if limit is not None and limit < 4 * max(worst):
+            _limit_line(axes, limit, vertical=True)
+        axes.figure.legend(loc="outside upper center", ncols=2)
+
+    slowest = max(found[:-1], key=lambda row: row.p99_ms[TOTAL])
+    words = f"The highest p99 is that of {plain(slowest.name)}: {ms(slowest.p99_ms[TOTAL])} ms.{hidden}"
+    return draw("Latency by worker", words, paint, _height(shown))
+
+
+def _slowest(found: Sequence[Row]) -> tuple[list[Row], str]:
+    """The workers that a figure shows, the slowest on top, and a word on those that it does not."""
+    by_p99 = sorted(found[:-1], key=lambda row: row.p99_ms[TOTAL])
+    hidden = len(by_p99) - MOST_WORKERS
+    said = f" The slowest {MOST_WORKERS}; {plural(hidden, 'more worker')} in the table." if hidden > 0 else ""
+    return by_p99[-MOST_WORKERS:], said
+
+
+def _height(shown: Sequence[Row]) -> int:
+    return max(90 + ROW_HEIGHT * len(shown), 150)
+
+
+def _name_rows(axes: Axes, shown: Sequence[Row]) -> None:
+    names = [plain(row.name) for row in shown]
+    short = [name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…" for name in names]
+    axes.set_yticks(range(len(short)), short)
+    axes.set_ylim(-0.6, len(short) - 0.4)
+    axes.grid(True, axis="x")
+    axes.grid(False, axis="y")
+
+
+def _times(series: SeriesRecord) -> np.ndarray:
+    return (np.arange(len(series.issued)) + 0.5) * series.span_s
+
+
+def _numbers(values: Sequence[float | None]) -> list[float]:
+    return [float("nan") if value is None else value for value in values]
+
+
+def _pad(axes: Axes, low: float, high: float) -> None:
+    axes.set_xlim(low / 1.15, high * 1.15)
+
+
+def _limit_line(axes: Axes, limit: float | None, vertical: bool = False) -> None:
+    if limit is None:
+        return
+    line, labelled = axes.axvline if vertical else axes.axhline, axes.get_xlabel() != TIME
+    words = f"limit {limit:,g} ms"
+    # Over time the legend has it, elsewhere the line's end.
+    line(limit, color=COLOUR["bad"], linewidth=1.6, linestyle="--", label=None if labelled else words)
+    if labelled:
+        place, at = (
+            (axes.get_xaxis_transform(), (limit, 1.0))
+            if vertical
+            else (axes.get_yaxis_transform(), (0.0, limit))
+        )
+        axes.annotate(
+            words, at, (2, 4), xycoords=place, textcoords="offset points",
+            color=COLOUR["bad"], ha="center" if vertical else "left", va="bottom", annotation_clip=False,
+        )  # fmt: skip
+
+
+def _loss_lines(axes: Axes, record: Record) -> None:
+    for loss in record.losses[:MOST_LOSSES]:
+        if loss.at_s is not None and loss.at_s >= 0:
+            axes.axvline(loss.at_s, color=COLOUR["warn"], linewidth=1.2, linestyle=(0, (4, 2)))
+
+
+def _legend(axes: Axes) -> None:
+    axes.figure.legend(loc="outside upper center", ncols=4)

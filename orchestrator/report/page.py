@@ -1,0 +1,137 @@
+"""The report as one web page that asks for nothing: no script, no network, names only as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from orchestrator import __version__
+from orchestrator.journey import PATH, TOTAL, Row, driver_was_the_limit, rows
+from orchestrator.pages import policy_hash, templates, tokens
+from orchestrator.phrases import duration, ms, percent, plural, verdict
+from orchestrator.record import Record
+from orchestrator.report import facts
+from orchestrator.report.compare import compare, letter
+from orchestrator.report.drawing import Picture
+from orchestrator.report.figures import figures
+from orchestrator.report.runs import Run, plain
+from orchestrator.tables import losses
+
+FOLDER = Path(__file__).parent
+MOST_ROWS = 64  # workers of a table; the CSV has them all
+
+
+def as_page(runs: Sequence[Run]) -> str:
+    """The page of one run, or of several with a comparison first."""
+    style = _style()
+    names = [run.name for run in runs]
+    title = names[0] if len(names) == 1 else f"{plural(len(names), 'run')} compared"
+    return (
+        templates(FOLDER)
+        .get_template("page.html.j2")
+        .render(
+            title=title,
+            style=Markup(style),  # noqa: S704 - files of this package
+            style_hash=policy_hash(style),
+            runs=[_run(n, run, len(runs) > 1) for n, run in enumerate(runs)],
+            comparisons=compare(runs) if len(runs) > 1 else [],
+            heads=[*(stage.replace("_", " ") for stage in PATH), "total"],
+            svg=_svg,
+            version=__version__,
+        )
+    )
+
+
+def _svg(picture: Picture) -> Markup:
+    return Markup(picture.svg)  # noqa: S704 - written by an XML writer, which escapes every text
+
+
+def _run(number: int, run: Run, several: bool) -> dict[str, Any]:
+    return {
+        "letter": letter(number) if several else "",
+        "name": run.name,
+        "headline": facts.headline(run.records),
+        "good": bool(run.records) and all(verdict(record).good for record in run.records),
+        "about": _about(run.records),
+        "unfinished": [plain(name) for name in run.unfinished],
+        "tests": [_test(f"t{number}-{n}", record) for n, record in enumerate(run.records)],
+    }
+
+
+def _about(records: Sequence[Record]) -> str:
+    if not records:
+        return ""
+    first = records[0]
+    took = duration(sum(record.wall_s for record in records))
+    what = (first.benchmark, first.round, first.suite.replace(",", ", "), first.division)
+    return plain(" · ".join((*what, f"began {first.started or 'at an unknown time'}", f"took {took}")))
+
+
+def _test(anchor: str, record: Record) -> dict[str, Any]:
+    found, margin = verdict(record), facts.margin(record)
+    answer = driver_was_the_limit(record)
+    return {
+        "anchor": anchor,
+        "name": plain(record.test),
+        "kind": record.kind,
+        "word": found.word,
+        "style": {"green": "good", "yellow": "fair"}.get(found.style, "bad"),
+        "sentence": plain(found.sentence),
+        "reasons": [plain(text) for text in found.reasons],
+        "figure": facts.figure_of_test(record),
+        "margin": margin,
+        "filled": min(margin.used, 1.0) * 100 if margin and margin.used is not None else None,
+        "limited": [plain(text) for text in facts.what_limited(record)],
+        "official": record.official,
+        "unofficial": [plain(text) for text in record.unofficial_because],
+        "losses": [plain(text) for text in losses(record)],
+        "also": [plain(text) for text in facts.also(record)],
+        "stragglers": facts.stragglers(record),
+        "no_straggler": _no_straggler(record),
+        "driver_rule": answer.rule if answer else "",
+        "pictures": list(figures(record)) if record.kind != "accuracy" else [],
+        "timed": record.series is not None,
+        "workers": _worker_rows(record),
+        "hidden": max(len(rows(record)) - 1 - MOST_ROWS, 0),
+        "rules": facts.rules_on_settings(record),
+        "settings": facts.settings_rows(record),
+        "system": facts.system_rows(record),
+        "driver": facts.driver_rows(record),
+        "files": [(plain(name), plain(digest)) for name, digest in record.files.items()],
+    }
+
+
+def _no_straggler(record: Record) -> str:
+    if len(rows(record)) < 3:
+        return ""
+    return (
+        f"No worker is behind: in no stage is a mean more than {facts.BEHIND:g} times the median of the "
+        f"others' by {percent(facts.NOTICED)} or more of the latency."
+    )
+
+
+def _worker_rows(record: Record) -> list[dict[str, Any]]:
+    """All workers merged first, then the slowest by p99."""
+    found = rows(record)
+    if not found:
+        return []
+    slowest = sorted(found[:-1], key=lambda row: -row.p99_ms[TOTAL])[:MOST_ROWS]
+    return [_worker_row(row, merged=row is found[-1]) for row in (found[-1], *slowest)]
+
+
+def _worker_row(row: Row, merged: bool) -> dict[str, Any]:
+    return {
+        "name": "all workers" if merged else plain(row.name),
+        "samples": f"{row.samples:,}",
+        "batch": "–" if row.batch is None else f"{row.batch:.1f}",
+        "stages": [(ms(row.mean_ms[stage]), ms(row.p99_ms[stage])) for stage in (*PATH, TOTAL)],
+    }
+
+
+@cache
+def _style() -> str:
+    return tokens() + (FOLDER / "page.css").read_text(encoding="utf-8")
