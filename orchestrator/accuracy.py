@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from orchestrator.plain_files import open_plain
+
 _CHUNK_BYTES = 1 << 20
 _ENTRY_CHUNKS = 1 << 10  # 1 GiB; the largest real entry has 128 MB
 
@@ -84,7 +86,7 @@ def read_accuracy_log(path: Path, digest: Any = None) -> Iterator[Logged]:
     entry; a segmentation benchmark logs 128 MB of text an entry.
     """
     try:
-        with open(path, "rb") as file:
+        with open_plain(path) as file:
             yield from _entries(path, file.read, digest)
     except OSError as error:
         raise AccuracyError(f"{path} cannot be read ({error.strerror})") from None

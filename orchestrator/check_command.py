@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -26,8 +27,22 @@ Checkout = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object, with every finding.")]
+
+
+def _time(seconds: float) -> float:
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise typer.BadParameter(f"{seconds:g} is no number of seconds above 0")
+    return seconds
+
+
 Limit = Annotated[
-    float, typer.Option("--official-limit", metavar="SECONDS", help="How long the official checker may take.")
+    float,
+    typer.Option(
+        "--official-limit",
+        metavar="SECONDS",
+        callback=_time,
+        help="How long the official checker may take.",
+    ),
 ]
 
 

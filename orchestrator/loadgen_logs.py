@@ -18,6 +18,7 @@ log, or a log that cannot be opened, is an error (LogError). Memory does not gro
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -43,6 +44,7 @@ from orchestrator.loadgen_run import (
 from orchestrator.loadgen_summary import SummaryLog, read_summary
 from orchestrator.logs import DetailLog, LogError, number_of, read_detail
 from orchestrator.paths import ACCURACY_LOG, DETAIL, SUMMARY
+from orchestrator.plain_files import open_plain
 
 __all__ = ["LoadgenRun", "LogError", "Logged", "Metric", "answers", "holds_logs", "read_run"]
 
@@ -59,7 +61,7 @@ _DECIMALS, _DIGITS = 0.0051, 1.1e-5
 
 def holds_logs(folder: Path) -> bool:
     """Whether a folder holds a detail log or a summary."""
-    return (folder / DETAIL).is_file() or (folder / SUMMARY).is_file()
+    return os.path.isfile(folder / DETAIL) or os.path.isfile(folder / SUMMARY)  # False where it may not look
 
 
 def read_run(
@@ -72,7 +74,10 @@ def read_run(
     """
     folder = Path(folder)
     of_round = round_of(round_name) if round_name else None
-    there = [name for name in (DETAIL, SUMMARY, ACCURACY_LOG) if (folder / name).exists()]
+    try:
+        there = [name for name in (DETAIL, SUMMARY, ACCURACY_LOG) if (folder / name).exists()]
+    except OSError as error:  # a folder that may not be searched
+        raise LogError(f"{folder}: {error.strerror}") from None
     if not there:
         raise LogError(f"{folder}: no LoadGen logs here, neither {DETAIL} nor {SUMMARY}")
     remarks = [f"there is no {name}" for name in (DETAIL, SUMMARY) if name not in there]
@@ -373,7 +378,7 @@ def _agree(key: str, detail: Any, summary: Any) -> bool:
 def _accuracy_log(path: Path, read: bool) -> tuple[AccuracyLog, list[str]]:
     try:
         size = path.stat().st_size
-        with open(path, "rb") as file:
+        with open_plain(path) as file:
             head = file.read(TRUNCATED_BYTES + 1)
     except OSError as error:
         raise LogError(f"{path}: {error.strerror}") from None

@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator.loadgen_lines import MODE_NAMES, SCENARIO_NAMES, value_of
 from orchestrator.logs import LogError
+from orchestrator.plain_files import open_plain
 
 SUMMARY_BYTES = 1 << 20  # a real one has 5 kB
 _TITLES = {
@@ -84,7 +85,7 @@ class SummaryLog:
 def read_summary(path: Path) -> SummaryLog:
     """Read a summary; what cannot be read is left out."""
     try:
-        with open(path, "rb") as file:
+        with open_plain(path) as file:
             raw = file.read(SUMMARY_BYTES + 1)
     except OSError as error:
         raise LogError(f"{path}: {error.strerror}") from None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.loadgen_lines import PREFIX, Entry, LineError, TextLines, is_text_line, mllog_entry
+from orchestrator.plain_files import open_plain
 
 PERCENTILES = ("50.00", "90.00", "99.00", "99.90")
 # The longest line of a real log is `loaded_qsl_set` of an accuracy test: 7 bytes a sample. 16 MiB are 2
@@ -41,7 +42,8 @@ class DetailLog:
     """mlperf_log_detail.txt: the first value of every key, as the checkers read it, and what went wrong.
 
     `errors` and `warnings` are LoadGen's own (the first 1000; the counts are of all), `damaged` is what is
-    not as LoadGen writes it. `repeated` are keys that come again with another value. `form` is "mllog", "text" (v0.5, v0.7) or, with no line of LoadGen's, "".
+    not as LoadGen writes it, `repeated` are keys that come again with another value. `form` is "mllog",
+    "text" (v0.5, v0.7) or, with no line of LoadGen's, "".
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -139,7 +141,7 @@ def read_detail(path: Path) -> DetailLog:
 
 def bounded_lines(path: Path, log: DetailLog) -> Iterator[tuple[int, str]]:
     """Numbered lines with their ends; one of absurd length is passed over and noted."""
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         number = 0
         while raw := file.readline(LINE_BYTES):
             number += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -53,7 +54,7 @@ class TestPaths:
         while (aside := self.final.with_name(f"{self.final.name}{EARLIER}{number}")).exists():
             number += 1
         self.final.rename(aside)
-        _sync(self.final.parent)
+        sync(self.final.parent)
 
     def begin(self) -> Path:
         """Make the partial folder; what an interrupted try left there moves aside, never overwritten."""
@@ -69,9 +70,9 @@ class TestPaths:
         """Put the finished folder in place, in one step, with LoadGen's logs safe on the disk before."""
         for path in self.partial.rglob("*"):
             if path.is_file() and not path.is_symlink():
-                _sync(path)
+                sync(path)
         self.partial.rename(self.final)
-        _sync(self.final.parent)
+        sync(self.final.parent)
         return self.final
 
 
@@ -100,7 +101,16 @@ class RunPaths:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, and keep it through a power cut."""
+    """Write a file whole or not at all, and keep it through a power cut; a link stays, its target is written.
+
+    Into a pipe or a device (/dev/stdout, /dev/null) the data goes as it is: neither is ever replaced.
+    """
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        with open(path, "wb") as special:
+            special.write(data)
+        return
+    if path.is_symlink():
+        path = _target(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
@@ -111,10 +121,18 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    sync(path.parent)
 
 
-def _sync(path: Path) -> None:
+def _target(link: Path) -> Path:
+    """Where a chain of links ends, whether or not a file is there."""
+    try:
+        return link.resolve()
+    except RuntimeError:  # Python 3.11's word for links that lead in a circle
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(link)) from None
+
+
+def sync(path: Path) -> None:
     """Make a file's bytes, or a folder's names, outlast a power cut."""
     opened = os.open(path, os.O_RDONLY)
     try:

@@ -9,9 +9,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orchestrator.course import Course
+from orchestrator.plain_files import read_plain
 from orchestrator.timings import STAGES, Board, stage_summary
 
 SCHEMA = "loadgrid.record/1"
+LARGEST_BYTES = 64 << 20  # would be that of thousands of workers; of a few it has some 50 kB
 
 
 class RecordError(Exception):
@@ -192,7 +194,7 @@ class Record(_Part):
 def read_record(path: Path) -> Record:
     """Read a record.json; RecordError if it is none."""
     try:
-        body = json.loads(path.read_bytes())
+        body = json.loads(read_plain(path, LARGEST_BYTES))
         if not isinstance(body, dict) or body.pop("schema", None) != SCHEMA:
             raise RecordError(f"{path} is not a {SCHEMA}")
         return Record.model_validate(body)
@@ -201,7 +203,7 @@ def read_record(path: Path) -> Record:
     except ValidationError as error:
         first = error.errors()[0]
         raise RecordError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"{path} is not JSON: {error}") from None
 
 

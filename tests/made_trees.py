@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestrator.audit_performance import compare
 from orchestrator.logs import read_detail
-from orchestrator.paths import ACCURACY_LOG, ACCURACY_TXT, DETAIL, VERIFY_ACCURACY, VERIFY_PERFORMANCE
+from orchestrator.paths import ACCURACY_TXT, DETAIL, VERIFY_ACCURACY, VERIFY_PERFORMANCE
 from orchestrator.rules import Benchmark, Round, load_round
 from orchestrator.submission.layout import MAPPING, Layout, layout_of
 from tests import made_cell_logs as logs
@@ -237,10 +237,8 @@ def _write_compliance(tree: MadeTree, scenario: str, test: str) -> None:
     write(place / VERIFY_PERFORMANCE, verdict)
     if test == "TEST01":
         write(folder / VERIFY_ACCURACY, VERIFIED_ANSWERS.format(count=benchmark.accuracy_sample_count))
-        log = (tree.accuracy(scenario) / ACCURACY_LOG).read_text()
-        write(folder / "accuracy" / ACCURACY_LOG, log)
-        line = (tree.accuracy(scenario) / ACCURACY_TXT).read_text().splitlines()[-1]
-        write(folder / "accuracy" / ACCURACY_TXT, f"{line}\n")
+        digest = logs.write_answers(folder / "accuracy", benchmark.accuracy_sample_count, first=7)
+        write(folder / "accuracy" / ACCURACY_TXT, f"hash={digest}\n")
 
 
 VERIFIED_ANSWERS = """Verifying accuracy. This might take a while...

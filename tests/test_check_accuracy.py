@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.check.accuracy import accuracy
+from orchestrator.check.accuracy import COVERAGE_KEYS, accuracy
 from orchestrator.paths import ACCURACY_LOG, ACCURACY_TXT, DETAIL, SUMMARY
 from tests.log_faults import changed, found, kept, text, tree_of
 from tests.made_logs import mllog
@@ -39,6 +39,7 @@ LOG_FAULTS: list[tuple[str, dict[str, Any], str, str]] = [
     (OPEN6, {"effective_accuracy_sample_count": 500}, "accuracy-coverage", "error"),
     (V6, {"qsl_reported_total_count": 500}, "accuracy-coverage", "unseen"),
     (V1, {"generated_query_count": 49_999}, "accuracy-coverage", "unseen"),
+    *[(V1, {key: None}, "missing-key", "unseen") for key in COVERAGE_KEYS],
     (V1, {"effective_performance_issue_same": True}, "audit-leak", "unseen"),
     (V1, {"loadgen_version": "6.0.17 @ d6147c7eb7"}, "loadgen-version", "unseen"),
 ]
@@ -105,6 +106,41 @@ JSON_FAULTS = [
     (V6, f"[\n{ENTRY}\n]\n".encode(), {"accuracy-coverage": "unseen", "hash-differs": "unseen"}),
     (V6, b"[\n", {"accuracy-log-form": "unseen", "hash-differs": "unseen"}),
 ]
+
+
+ENTRY_FAULTS = [
+    ('"qsl_idx" : 7,', '"qsl_idx" : 50000,'),
+    ('"seq_id" : 7,', '"seq_id" : 123456789,'),
+    ('"seq_id" : 7,', '"seq" : 7,'),
+    ('"data" : "00000007"', '"data" : "0000000G"'),
+    ('{ "seq_id" : 49990,', '"seq_id" : 49990,'),
+    ("}\n]\n", "} ]x\n]\n"),
+]
+
+
+@pytest.mark.parametrize(("before", "after"), ENTRY_FAULTS)
+def test_an_entry_that_loadgen_did_not_write_is_found(before: str, after: str) -> None:
+    tree = tree_of(V1)
+    log = tree.accuracy() / ACCURACY_LOG
+    whole = log.read_text()
+    assert before in whole
+    with text(log, whole.replace(before, after)):
+        assert found(accuracy, tree) == {"accuracy-log-form": "unseen"}
+
+
+def test_entries_that_a_tool_spread_over_lines_are_entries() -> None:
+    tree = tree_of(V1)
+    entry = b'  {\n    "data": "00",\n    "qsl_idx": 466,\n    "seq_id": 9\n  },\n'
+    first, last = b"[\n" + entry * 90, entry * 90 + entry.replace(b"},", b"}") + b"]\n"
+    with text(tree.accuracy() / ACCURACY_LOG, first[:4096] + b"\n\n...\n\n" + last[-4096:]):
+        assert found(accuracy, tree) == {}
+
+
+def test_an_exact_match_above_f1_is_found() -> None:
+    tree = tree_of("v1.1-edge")
+    scores = f'{{"exact_match": 95.0, "f1": 90.9}}\nhash={HASH}\n'
+    with text(tree.accuracy() / ACCURACY_TXT, scores):
+        assert found(accuracy, tree) == {"accuracy-contradicts": "unseen"}
 
 
 @pytest.mark.parametrize(("kind", "content", "rules"), JSON_FAULTS)

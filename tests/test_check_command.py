@@ -20,21 +20,12 @@ from orchestrator.check.gate import judge
 from orchestrator.check.official import OfficialRun, compared
 from orchestrator.cli import app
 from orchestrator.paths import DETAIL
+from tests.made_checkouts import checkout
 from tests.made_trees import MadeTree, change_json, made_tree, write
 
 TIME_BUDGET_S = 60
 
 KIND = "v6.1-datacenter"  # the smallest
-# A stand-in for an official checker: prints what a test gives it, and writes nothing beside itself.
-FAKE = """
-import argparse, sys
-parser = argparse.ArgumentParser()
-parser.add_argument("--input", required=True)
-parser.add_argument("--version", choices=[{versions}])
-parser.add_argument("--csv")
-args = parser.parse_args()
-{body}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +46,6 @@ def check(*arguments: object) -> Result:
 def words(result: Result) -> str:
     """Everything that was said, whatever the width of the box it stands in."""
     return " ".join(result.output.replace("│", " ").split())
-
-
-def checkout(folder: Path, body: str, versions: str = '"v6.0", "v6.1"') -> Path:
-    """A checkout of mlcommons/inference with a stand-in for the newest checker."""
-    package = folder / "inference" / "tools" / "submission" / "submission_checker"
-    write(package / "__init__.py", "")
-    write(package / "main.py", FAKE.format(versions=versions, body=body))
-    return folder / "inference"
 
 
 # The page, the JSON object, exit codes
@@ -271,11 +254,18 @@ def test_a_checker_that_does_not_start_is_told(tree: MadeTree, tmp_path: Path) -
     assert "does not start: ModuleNotFoundError" in words(result)
 
 
-def test_a_checker_that_does_not_end_is_ended(tree: MadeTree, tmp_path: Path) -> None:
-    where = checkout(tmp_path, "import time; time.sleep(60)")
-    result = check(tree.root, "--round", "v6.1", "--official", where, "--official-limit", 2)
+@pytest.mark.parametrize("limit", ["nan", "inf", "1e400", "-1", "0"])
+def test_a_time_limit_that_is_none_is_a_usage_error(tmp_path: Path, limit: str) -> None:
+    result = check(tmp_path, "--round", "v6.1", "--official-limit", limit)
     assert result.exit_code == 2
-    assert "did not end in 2 s" in words(result)
+    assert "is no number of seconds above 0" in words(result)
+
+
+def test_a_checker_that_does_not_end_is_told(tree: MadeTree, tmp_path: Path) -> None:
+    where = checkout(tmp_path, "import time; time.sleep(60)")
+    result = check(tree.root, "--round", "v6.1", "--official", where, "--official-limit", 0.5)
+    assert result.exit_code == 2
+    assert "did not end in 0.5 s" in words(result)
 
 
 def test_the_script_of_old_checkouts_is_found(tmp_path: Path) -> None:

@@ -166,6 +166,9 @@ def test_the_files_of_the_fallback_are_these_four() -> None:
         ("num_perf_log_data_mismatch = 0", "num_perf_log_data_mismatch = 3", "compliance-verdict"),
         ("num_perf_log_qsl_idx_match = 1003", "num_perf_log_qsl_idx_match = 0", "compliance-verdict"),
         ("num_acc_log_entries = 50000", "num_acc_log_entries = 1024", "accuracy-coverage"),
+        ("num_acc_log_entries = 50000", "num_acc_log_entries = 9999999", "compliance-verdict"),
+        ("num_perf_log_qsl_idx_match = 1003", "num_perf_log_qsl_idx_match = 5", "compliance-verdict"),
+        ("num_missing_qsl_idxs = 0", "num_missing_qsl_idxs = 500", "compliance-verdict"),
     ],
 )
 def test_counts_that_do_not_bear_a_verdict_out_are_found(before: str, after: str, rule: str) -> None:
@@ -175,14 +178,47 @@ def test_counts_that_do_not_bear_a_verdict_out_are_found(before: str, after: str
         assert found(compliance, tree) == {rule: "unseen"}
 
 
+def test_a_performance_verdict_without_the_scores_that_it_compared_is_found() -> None:
+    tree = tree_of(V1)
+    with text(tree.compliance("TEST01") / VERIFY_PERFORMANCE, "TEST PASS\n"):
+        assert found(compliance, tree) == {"compliance-verdict": "unseen"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "rule"),
+    [
+        (ACCURACY_LOG, "", "accuracy-log-form"),
+        (ACCURACY_LOG, "[\n]\n", "accuracy-log-form"),
+        (ACCURACY_LOG, "hello world", "accuracy-log-form"),
+        (
+            ACCURACY_LOG,
+            '[\n{ "seq_id" : 3, "qsl_idx" : 50000, "data" : "00" }\n]\n',
+            "accuracy-log-form",
+        ),
+        (ACCURACY_TXT, "hash=0\n", "bad-hash"),
+    ],
+)
+def test_answers_of_test01_that_are_no_log_of_loadgens_are_found(name: str, content: str, rule: str) -> None:
+    tree = tree_of(V1)
+    with text(tree.compliance("TEST01") / "accuracy" / name, content):
+        assert found(compliance, tree) == {rule: "unseen"}
+
+
+@pytest.mark.parametrize("name", [ACCURACY_LOG, ACCURACY_TXT])
+def test_answers_of_test01_that_are_the_accuracy_tests_are_found(name: str) -> None:
+    tree = tree_of(V1)
+    with text(tree.compliance("TEST01") / "accuracy" / name, (tree.accuracy() / name).read_bytes()):
+        assert found(compliance, tree) == {"compliance-copied": "unseen"}
+
+
 def test_answers_are_compared_again_where_both_logs_are_whole() -> None:
     tree = tree_of("v6.1-datacenter")
-    entry = '[\n{{ "seq_id" : 0, "qsl_idx" : 7, "data" : "{}" }}\n]\n'
+    entry = '[\n{{ "seq_id" : {}, "qsl_idx" : 7, "data" : "{}" }}\n]\n'
     log = tree.compliance("TEST01") / "accuracy" / ACCURACY_LOG
-    with text(tree.accuracy() / ACCURACY_LOG, entry.format("0102")):
-        with text(log, entry.format("0102")):
+    with text(tree.accuracy() / ACCURACY_LOG, entry.format(0, "0102")):
+        with text(log, entry.format(1, "0102")):
             assert found(compliance, tree) == {}
-        with text(log, entry.format("0202")):
+        with text(log, entry.format(1, "0202")):
             assert found(compliance, tree) == {"compliance-recomputed": "unseen"}
 
 

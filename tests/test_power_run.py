@@ -159,7 +159,39 @@ def test_a_wish_to_stop_ends_the_client(tmp_path: Path) -> None:
 def test_a_client_that_cannot_be_started_is_named(tmp_path: Path) -> None:
     outcome, trouble = measured(tmp_path, Tests(), ["no-such-client"])
     assert outcome is None
-    assert trouble == "the power measurement failed: no-such-client: No such file or directory"
+    assert trouble == (
+        "the power client left before the ranging run "
+        "(exit code 127; its last words: no-such-client: No such file or directory)"
+    )
+
+
+# A driver whose client never asks for a run, and has a child.
+DRIVER = """
+import sys
+from pathlib import Path
+from orchestrator.manifest_power import PowerSection
+from orchestrator.power.measure import measure
+folder = Path(sys.argv[1])
+power = PowerSection(client=tuple(sys.argv[2:]), address="127.0.0.1", port=1, ntp="n")
+measure(power, folder, folder / "test", "test", None, lambda: None)
+"""
+HAS_A_CHILD = "import os, sys, signal; os.fork(); signal.pause()"
+
+
+def test_a_killed_driver_leaves_neither_client_nor_its_children(tmp_path: Path) -> None:
+    mark, places = f"mark-{os.getpid()}", tmp_path / "places"
+    places.mkdir()
+    (tmp_path / "test").mkdir()
+    client = [sys.executable, "-c", HAS_A_CHILD, mark]
+    with subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(tmp_path), *client], env={**os.environ, "TMPDIR": str(places)}
+    ) as driver:
+        # The driver, the watcher, the client and its child.
+        assert eventually(lambda: sum(mark in command_line(pid) for pid in all_pids()) == 4, LIMIT_S)
+        assert len(list(places.iterdir())) == 1
+        driver.kill()
+    assert eventually(lambda: not any(mark in command_line(pid) for pid in all_pids()), LIMIT_S)
+    assert not list(places.iterdir())
 
 
 def test_a_workload_without_its_loadgrid_fails_with_a_sentence(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def fields(layout: Any) -> dict[str, Any]:
 
 
 def found(layout: Any, folder: Any = "closed", without: Any = "", **more: Any) -> list[SystemProblem]:
-    values = filled(fields(layout), **{"division": folder, **more})
+    values = filled(fields(layout), **{"division": folder, "accelerator_model_name": "H200", **more})
     values.pop(without, None)
     return problems(values, layout, folder, "ACME")
 
@@ -88,7 +88,9 @@ def test_no_accelerators_are_the_text_0() -> None:
 
 
 def test_older_rounds_take_empty_texts_and_are_told_of_holes_in_the_table() -> None:
-    assert found(OLD, host_networking="", cooling="", accelerator_model_name="") == []
+    assert (
+        found(OLD, host_networking="", cooling="", accelerators_per_node="0", accelerator_model_name="") == []
+    )
     assert [(one.field, one.fatal) for one in found(OLD, system_name="")] == [("system_name", False)]
 
 
@@ -115,7 +117,8 @@ def test_a_status_or_system_type_of_another_spelling_is_fatal_and_the_near_one_t
 
 def test_a_division_is_exact_before_v5_and_a_submitter_never_is() -> None:
     for layout, exact in ((OLD, True), (NEW, False)):
-        values = filled(fields(layout), division="Closed", submitter="acme")
+        own = {"division": "Closed", "submitter": "acme", "accelerator_model_name": "H200"}
+        values = filled(fields(layout), **own)
         assert [one.field for one in problems(values, layout, "closed", "ACME")] == ["division"] * exact
         assert {one.field for one in problems(values, layout, "open", "B")} == {"division", "submitter"}
         assert problems({**values, "division": "closed"}, layout, "closed", None) == []

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.check.answer_ends import faults_of_ends
 from orchestrator.check.cell_logs import (
     ACCURACY,
     PERFORMANCE,
@@ -29,12 +30,19 @@ from orchestrator.rules import Accuracy, Benchmark
 from orchestrator.submission.layout import LONGEST_ACCURACY_LOG_BYTES
 from orchestrator.submission.tree import Cell
 
-# truncate_accuracy_log.py of all rounds: so much of each end, and this between them.
-END_BYTES = 4096
-BETWEEN = b"\n\n...\n\n"
 HASH = re.compile(r"hash=([\w\d]+)$")  # the checkers' own
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+# accuracy-squad.py: both in percent, and an exact match counts as an F1 of 1.
+EXACT_MATCH = re.compile(r'"exact_match":\s*([\d.]{1,20})')
 RESNET_COUNTS = re.compile(r"good=(\d{1,9}), total=(\d{1,9})")  # accuracy-imagenet.py
+# By these is judged what an accuracy test covered; all published logs of v1.0 and v1.1 have them.
+COVERAGE_KEYS = (
+    "qsl_reported_total_count",
+    "generated_query_count",
+    "generated_samples_per_query",
+    "power_begin",
+    "power_end",
+)
 AGAIN = "run the accuracy test over the whole data set, score it and submit what came of it"
 
 
@@ -100,6 +108,10 @@ def coverage(test: Test) -> Iterator[Finding]:
     benchmark, run = test.benchmark, test.run
     if benchmark is None:
         return
+    for key in COVERAGE_KEYS:
+        if key not in test.logs.detail.values:
+            what = f"{key} is missing from the detail log, which LoadGen always writes there"
+            yield test.finding("missing-key", what, "submit the log as LoadGen wrote it")
     wanted = benchmark.accuracy_sample_count
     count = run.effective.get("accuracy_sample_count", run.counts.data_set_samples)
     if count != wanted:
@@ -200,6 +212,10 @@ def _values(context: Context, cell: Cell, path: Path, scores: Scores, text: str)
         mend = "mend the model's quality and measure again, or submit in the open division"
         yield context.finding("low-accuracy", path, what, mend, official="error")
     yield from _counts(context, path, benchmark, text)
+    exact = number_in(found[1]) if (found := EXACT_MATCH.search(text)) else None
+    if rule.metric == "F1" and exact is not None and value is not None and exact > value:
+        what = f"exact_match {exact:g} is above f1 {value:g}, which counts every exact match in full"
+        yield context.finding("accuracy-contradicts", path, what, AGAIN)
 
 
 def _other_metric(context: Context, own: Benchmark, text: str) -> str | None:
@@ -250,27 +266,17 @@ def answer_log(context: Context, cell: Cell) -> Iterator[Finding]:
         yield context.finding("accuracy-log-not-truncated", path, what, mend, official=seen)
     truncated = size <= LONGEST_ACCURACY_LOG_BYTES and b"..." in head
     if truncated:
-        yield from _truncated(context, path, head)
+        yield from _truncated(context, cell, path, head)
     else:
         yield from _whole(context, cell, path, digest)
 
 
-def _truncated(context: Context, path: Path, text: bytes) -> Iterator[Finding]:
-    """The first and the last 4096 bytes, as the official tool leaves them."""
-    first, between, last = text.partition(BETWEEN)
-    mend = "truncate the original again with truncate_accuracy_log.py"
-    if not between:
-        what = "it has a ... but not on a line of its own between two ends, as the official tool leaves it"
-        yield context.finding("accuracy-log-form", path, what, mend)
-        return
-    # The tool cuts characters, which LoadGen's log has one byte each of.
-    if len(first) != END_BYTES or len(last) != END_BYTES:
-        sizes = f"{len(first)} and {len(last)} bytes"
-        what = f"{sizes} are left of its ends; the official tool leaves {END_BYTES} each"
-        yield context.finding("accuracy-log-form", path, what, mend)
-    if not first.lstrip().startswith(b"[") or not last.rstrip().endswith(b"]"):
-        what = "its ends are not those of a LoadGen log, [ and ]: the original was cut or is another file"
-        yield context.finding("accuracy-log-form", path, what, AGAIN)
+def _truncated(context: Context, cell: Cell, path: Path, text: bytes) -> Iterator[Finding]:
+    benchmark = context.benchmark(cell)
+    mend = "truncate the original of this test again with truncate_accuracy_log.py"
+    if benchmark is not None:
+        for what in faults_of_ends(text, benchmark.accuracy_sample_count, accuracy_test=True):
+            yield context.finding("accuracy-log-form", path, what, mend)
 
 
 def _whole(context: Context, cell: Cell, path: Path, digest: str) -> Iterator[Finding]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from orchestrator.accuracy import AccuracyError
 from orchestrator.audit_answers import compare_answers, fallback_percent, score_delta_percent
-from orchestrator.check.accuracy import HASH, number_in, read_scores
+from orchestrator.check.accuracy import HASH, SHA256, number_in, read_scores
+from orchestrator.check.answer_ends import faults_of_ends, faults_of_whole
 from orchestrator.check.cell_logs import own_file, text_of
 from orchestrator.check.finding import Context, Finding, Official
 from orchestrator.paths import ACCURACY_LOG, ACCURACY_TXT, BASELINE_TXT, COMPLIANCE_TXT, VERIFY_ACCURACY
@@ -41,6 +42,7 @@ def answers(context: Context, cell: Cell, benchmark: Benchmark, folder: Path) ->
         said = next((line for line in lines if "TEST FAIL" in line), "there is no verdict")
         yield from _fallback(context, benchmark, folder, f'verify_accuracy.txt: "{said[:120]}"')
     yield from _stored(context, folder / "accuracy", not passed)
+    yield from _kept(context, cell, benchmark, folder / "accuracy")
     yield from _counts(context, cell, benchmark, path, counts, fallback)
     yield from _again(context, cell, folder, path, passed and not fallback)
 
@@ -97,6 +99,46 @@ def _stored(context: Context, folder: Path, fallback: bool) -> Iterator[Finding]
             yield context.finding("extra-file", folder / name, what, "take it away", official="error")
 
 
+def _kept(context: Context, cell: Cell, benchmark: Benchmark, folder: Path) -> Iterator[Finding]:
+    """The log of the answers and its hash: a log of LoadGen's, and TEST01's own."""
+    log, path = folder / ACCURACY_LOG, folder / ACCURACY_TXT
+    mend = "put the log there that TEST01 wrote, truncated, and its own hash (truncate_accuracy_log.py)"
+    own, its = _bytes(context, log), _bytes(context, cell.accuracy / ACCURACY_LOG)
+    samples = benchmark.accuracy_sample_count
+    if own is not None and len(own) <= LONGEST_ACCURACY_LOG_BYTES:
+        cut = b"..." in own
+        faults = faults_of_ends(own, samples, accuracy_test=False) if cut else faults_of_whole(log, samples)
+        for what in faults:
+            yield context.finding("accuracy-log-form", log, f"TEST01: {what}", mend)
+    if own and own == its:
+        what = "TEST01: this is the accuracy test's log, not that of its own answers"
+        yield context.finding("compliance-copied", log, what, mend)
+    hashes, others = _hashes(context, path), _hashes(context, cell.accuracy / ACCURACY_TXT)
+    if hashes and hashes & others:
+        what = "TEST01: its hash is that of the accuracy test's log"
+        yield context.finding("compliance-copied", path, what, mend)
+    wrong = sorted(text for text in hashes if not SHA256.fullmatch(text))
+    if wrong:
+        what = f"TEST01: hash={wrong[0][:80]} is no SHA-256, which has 64 hexadecimal digits"
+        yield context.finding("bad-hash", path, what, mend)
+
+
+def _hashes(context: Context, path: Path) -> set[str]:
+    lines = (text_of(context, path) or "").split("\n")
+    return {found[1].lower() for line in lines if (found := HASH.match(line.rstrip("\r")))}
+
+
+def _bytes(context: Context, path: Path) -> bytes | None:
+    """A log as far as one in a tree may reach; None where there is none."""
+    if not own_file(context, path):
+        return None
+    try:
+        with open(path, "rb") as file:
+            return file.read(LONGEST_ACCURACY_LOG_BYTES + 1)
+    except OSError:
+        return None
+
+
 def _counts(
     context: Context, cell: Cell, benchmark: Benchmark, path: Path, counts: dict[str, int], fallback: bool
 ) -> Iterator[Finding]:
@@ -109,6 +151,8 @@ def _counts(
         what = "TEST01: not one answer was compared"
         mend = "run TEST01 with the sampling target of its audit.config, and verify again"
         yield context.finding("compliance-verdict", path, what, mend)
+    for what in () if fallback else _odd(counts, benchmark.accuracy_sample_count):
+        yield context.finding("compliance-verdict", path, f"TEST01: {what}", AGAIN)
     entries = counts.get("acc_log_entries")
     if entries is not None and entries < benchmark.accuracy_sample_count:
         what = f"TEST01: the accuracy log that it was compared with has {entries} answers"
@@ -117,6 +161,18 @@ def _counts(
     if not counts and not fallback:
         what = "TEST01: it holds a verdict, but none of the counts that verify_accuracy.py prints"
         yield context.finding("compliance-verdict", path, what, AGAIN)
+
+
+def _odd(counts: dict[str, int], samples: int) -> Iterator[str]:
+    """Counts that verify_accuracy.py never prints with a pass (909 published files)."""
+    if counts.get("missing_qsl_idxs"):
+        yield f"{counts['missing_qsl_idxs']} samples are missing from the accuracy log"
+    logged, matched = counts.get("perf_log_entries"), counts.get("perf_log_qsl_idx_match")
+    if logged is not None and matched and matched != logged:
+        yield f"{matched} answers were compared, of {logged} that were logged"
+    different = counts.get("acc_log_entries", 0) - counts.get("acc_log_duplicate_keys", 0)
+    if different > samples:
+        yield f"the accuracy log had answers to {different} samples; the data set has {samples}"
 
 
 def _again(context: Context, cell: Cell, folder: Path, path: Path, passed: bool) -> Iterator[Finding]:

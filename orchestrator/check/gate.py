@@ -11,14 +11,15 @@ from orchestrator.check.contents import compliance_files, compliance_folders, co
 from orchestrator.check.documents import documents
 from orchestrator.check.draft import draft_file, drafts
 from orchestrator.check.finding import Context, Finding
-from orchestrator.check.hygiene import hygiene
+from orchestrator.check.hygiene import hygiene, unreadable_path
 from orchestrator.check.measurements import measurements
 from orchestrator.check.performance import performance
 from orchestrator.check.power import power
+from orchestrator.check.power_binding import power_binding
 from orchestrator.check.root import tops
 from orchestrator.check.scenarios import models
 from orchestrator.check.systems import orphans, systems
-from orchestrator.submission.tree import Cell, Submission, submissions
+from orchestrator.submission.tree import Cell, Submission, Unreadable, submissions
 
 TreeCheck = Callable[[Context], Iterator[Finding]]
 SubmissionCheck = Callable[[Context, Submission], Iterator[Finding]]
@@ -35,6 +36,7 @@ OF_CELL: Sequence[CellCheck] = (
     accuracy,
     compliance,
     power,
+    power_binding,
     consistency,
 )
 
@@ -48,14 +50,17 @@ def judge(context: Context) -> list[Finding]:
 def _findings(context: Context) -> Iterator[Finding]:
     for of_tree in OF_TREE:
         yield from _guarded(context, of_tree(context))
-    for submission in submissions(context.root):
+    unreadable: Unreadable = {}
+    for submission in submissions(context.root, unreadable):
         if submission.division not in context.round.divisions:
             continue  # said of the division
         for of_submission in OF_SUBMISSION:
             yield from _guarded(context, of_submission(context, submission))
-        for cell in submission.cells():
+        for cell in submission.cells(unreadable):
             for of_cell in OF_CELL:
                 yield from _guarded(context, of_cell(context, cell))
+    for folder, error in unreadable.items():  # the same words as of hygiene, which may have seen it
+        yield unreadable_path(context, folder, error)
 
 
 def _guarded(context: Context, findings: Iterator[Finding]) -> Iterator[Finding]:
@@ -64,9 +69,4 @@ def _guarded(context: Context, findings: Iterator[Finding]) -> Iterator[Finding]
         yield from findings
     except OSError as error:
         path = context.root if error.filename is None else context.root / str(error.filename)
-        yield context.finding(
-            "unreadable",
-            path,
-            f"cannot be read: {error.strerror or error}",
-            "give yourself the right to read it (chmod), and check again",
-        )
+        yield unreadable_path(context, path, error)

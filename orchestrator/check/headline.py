@@ -34,7 +34,7 @@ def _rates(test: Test) -> Iterator[str]:
                 f"{took_s:.6g} s make {wanted:g}"
             )
         if run.rates.completed and run.rates.completed > wanted * (1 + SLACK):
-            yield f"{run.rates.completed:g} samples/s were completed, more than the {wanted:g} that were issued"
+            yield f"{run.rates.completed:g} samples/s were completed, but only {wanted:g} issued"
     if run.scenario != "SingleStream":
         return
     window_s, rate, inverse = _window_s(test), run.rates.with_overhead, run.rates.without_overhead
@@ -92,7 +92,10 @@ def _estimates(test: Test) -> Iterator[str]:
     )
     for scenario, estimate, percentile, which in pairs:
         if run.scenario == scenario and estimate and percentile and estimate < percentile:
-            yield f"early stopping's estimate is {estimate} ns, below the log's own {which} percentile, {percentile} ns"
+            yield (
+                f"early stopping's estimate is {estimate} ns, below the log's own {which} percentile, "
+                f"{percentile} ns"
+            )
 
 
 def _generated_s(test: Test) -> float | None:

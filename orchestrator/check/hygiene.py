@@ -56,7 +56,7 @@ def hygiene(context: Context) -> Iterator[Finding]:
         try:
             names = sorted(os.listdir(folder))
         except OSError as error:
-            yield _unreadable(context, folder, error)
+            yield unreadable_path(context, folder, error)
             continue
         yield from _folder(context, folder, names)
         for name in names:
@@ -66,7 +66,7 @@ def hygiene(context: Context) -> Iterator[Finding]:
             try:
                 found = _Entry(path, (*parts, name), path.lstat())
             except OSError as error:
-                yield _unreadable(context, path, error)
+                yield unreadable_path(context, path, error)
                 continue
             yield from _entry(context, found)
             if found.is_folder:
@@ -171,7 +171,8 @@ def _same_but_case(context: Context, folder: Path, names: list[str]) -> Iterator
             )
 
 
-def _unreadable(context: Context, path: Path, error: OSError) -> Finding:
+def unreadable_path(context: Context, path: Path, error: OSError) -> Finding:
+    """A file or folder that may not be read."""
     return context.finding(
         "unreadable",
         path,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from orchestrator.check.cell_logs import PERFORMANCE, Test
+from orchestrator.check.cell_logs import Test
 from orchestrator.check.finding import Finding, Official
 
 # Every performance test of LoadGen 1.0 to 6.0 logs them (3,673 published logs of v1.0, v1.1 and v5.1).
@@ -104,7 +104,7 @@ def _limited(test: Test) -> bool:
 def repeated_keys(test: Test) -> Iterator[Finding]:
     """Keys that stand there with different values: readers take different ones."""
     told = [text for text in test.logs.detail.repeated if text.startswith(SINGLE)]
-    if told and test.run.mode == "PerformanceOnly" or (told and test.kind == PERFORMANCE):
+    if told:
         what = f"the detail log gives different values: {'; '.join(told[:SHOWN])}"
         mend = "submit the log as LoadGen wrote it, of one test"
         yield test.finding("repeated-key", what, mend)

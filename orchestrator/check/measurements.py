@@ -23,6 +23,8 @@ FIELDS = (
     "weight_data_types",
     "weight_transformations",
 )
+# "N", "No", "none", "0", "We don't retrain the model weight.": all 3,000 of closed, v1.0 to v5.1.
+NOT_RETRAINED = re.compile(r"^(n|no|none|n/a|0|false)\b|\b(not|never|without)\b|n['\u2019]t\b", re.IGNORECASE)
 README_WORDS = 5  # fewer say nothing about how to repeat a run: a title, a promise
 LARGEST_REDIRECT_BYTES = 4096  # code/MODEL as a file names one folder
 _SEED = re.compile(r"^\s*\*\.\*\.(\w+_rng_seed)\s*=\s*(\d+)\s*$", re.MULTILINE)
@@ -133,6 +135,15 @@ def _implementation(context: Context, cell: Cell, folder: Path) -> Iterator[Find
         )
         return
     yield from _fields(context, path, values)
+    told = values.get("retraining")
+    if context.enforced(cell.submission) and told and not NOT_RETRAINED.search(str(told).strip()):
+        division = cell.submission.division
+        yield context.finding(
+            "retraining",
+            path,
+            f'retraining is "{str(told)[:60]}", which the {division} division does not allow',
+            'write "No" if the weights are the reference\'s; else submit in the open division',
+        )
 
 
 def _fields(context: Context, path: Path, values: dict[str, Any]) -> Iterator[Finding]:

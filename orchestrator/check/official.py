@@ -9,19 +9,26 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, TextIO
 
+from orchestrator import children
 from orchestrator.check.finding import Context, Finding
 
 PACKAGE = "submission_checker/main.py"
 SCRIPTS = ("submission-checker.py", "submission_checker.py")
 RIGHT_CHECKOUT = {"v1.0": "tag v1.0.1", "v1.1": "branch r1.1", "v6.1": "branch master"}
 HELP_LIMIT_S = 60.0
+HELP_LIMIT_CHARACTERS = 1 << 20
+SAID = "said"  # in the temporary folder, beside the summary
+# Far above what whole rounds' trees make it say: some lines for each of a few thousand results.
+SAID_LIMIT_BYTES = 64 << 20
+LEAVE_S = 1.0  # from SIGTERM to SIGKILL
 SHOWN = 5
 _VERSIONS = re.compile(r"--version\s+\{([^}]*)\}")
 # "ERROR:main:..." of the scripts, "[2026-11-22 01:47:26,049 base.py:37 ERROR] ..." of the package.
@@ -56,15 +63,12 @@ def run_official(checkout: Path, root: Path, round_name: str, limit_s: float) ->
     with tempfile.TemporaryDirectory(prefix="loadgrid-check-") as temporary:
         csv = Path(temporary, "summary.csv")
         options = ["--input", str(root), "--version", round_name, "--csv", str(csv)]
-        done = _run(folder, [*start, *options], limit_s)
-    lines = done.stdout.splitlines()
-    errors = tuple(match[1].strip() for line in lines if (match := _ERROR.match(line)))
-    crash = _last_of_traceback(lines)
-    if done.returncode == 2 and not errors and crash is None:
-        raise OfficialError(
-            f"{' '.join(start)} does not take our options: {lines[-1] if lines else 'no output'}"
-        )
-    return OfficialRun(checkout, (*start, *options), done.returncode, errors, crash)
+        code = _run(folder, [*start, *options], Path(temporary), limit_s)
+        with _said(Path(temporary)) as said:
+            errors, crash, last = _heard(said)
+    if code == 2 and not errors and crash is None:
+        raise OfficialError(f"{' '.join(start)} does not take our options: {last or 'no output'}")
+    return OfficialRun(checkout, (*start, *options), code, errors, crash)
 
 
 def _program(checkout: Path) -> tuple[Path, tuple[str, ...]]:
@@ -82,10 +86,13 @@ def _program(checkout: Path) -> tuple[Path, tuple[str, ...]]:
 
 
 def _know_round(folder: Path, start: Sequence[str], checkout: Path, round_name: str) -> None:
-    done = _run(folder, [*start, "--help"], HELP_LIMIT_S)
-    told = _VERSIONS.search(" ".join(done.stdout.split()))
-    if done.returncode != 0 or told is None:
-        last = done.stdout.strip().splitlines()[-1:] or ["it said nothing"]
+    with tempfile.TemporaryDirectory(prefix="loadgrid-check-") as temporary:
+        code = _run(folder, [*start, "--help"], Path(temporary), HELP_LIMIT_S)
+        with _said(Path(temporary)) as said:
+            text = said.read(HELP_LIMIT_CHARACTERS)
+    told = _VERSIONS.search(" ".join(text.split()))
+    if code != 0 or told is None:
+        last = text.strip().splitlines()[-1:] or ["it said nothing"]
         raise OfficialError(f"the checker of {checkout} does not start: {last[0]}")
     known = [name.strip() for name in told[1].split(",")]
     if round_name not in known:
@@ -94,33 +101,49 @@ def _know_round(folder: Path, start: Sequence[str], checkout: Path, round_name: 
         raise OfficialError(f"the checker of {checkout} knows {', '.join(known)}, and not {round_name}{mend}")
 
 
-def _run(folder: Path, command: Sequence[str], limit_s: float) -> subprocess.CompletedProcess[str]:
+def _run(folder: Path, command: Sequence[str], temporary: Path, limit_s: float) -> int:
+    """The exit code; what it says goes to a file in `temporary`, and nothing of it runs on afterwards."""
     # The checkout is the user's: nothing is written to it. The scripts log to standard error.
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONIOENCODING": "utf-8:replace"}
-    environment["COLUMNS"] = "1000"  # argparse breaks no line of its help
-    try:
-        return subprocess.run(
-            command,
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=limit_s,
-            check=False,
-            encoding="utf-8",
-            errors="replace",
-        )
-    except subprocess.TimeoutExpired:
+    variables = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONIOENCODING": "utf-8:replace"}
+    variables["COLUMNS"] = "1000"  # argparse breaks no line of its help
+    until_s = time.monotonic() + limit_s
+    with open(temporary / SAID, "wb") as said:
+        program = children.Program(command, folder, temporary, said, **variables)
+        try:
+            while (code := program.code()) is None:
+                if time.monotonic() > until_s:
+                    raise OfficialError(
+                        f"the official checker did not end in {limit_s:g} s; "
+                        "--official-limit gives it more time"
+                    )
+                _hold_cap(said)
+                time.sleep(children.LOOK_S)
+            _hold_cap(said)
+        finally:
+            program.end(LEAVE_S)
+    return code
+
+
+def _hold_cap(said: BinaryIO) -> None:
+    if os.fstat(said.fileno()).st_size > SAID_LIMIT_BYTES:
         raise OfficialError(
-            f"the official checker did not end in {limit_s:g} s; --official-limit gives it more time"
-        ) from None
+            f"the official checker said more than {SAID_LIMIT_BYTES >> 20} MiB, and was ended"
+        )
 
 
-def _last_of_traceback(lines: Sequence[str]) -> str | None:
-    if not any(line.startswith("Traceback (most recent call last)") for line in lines):
-        return None
-    return next((line.strip() for line in reversed(lines) if line.strip()), None)
+def _said(temporary: Path) -> TextIO:
+    return open(temporary / SAID, encoding="utf-8", errors="replace")
+
+
+def _heard(lines: Iterable[str]) -> tuple[tuple[str, ...], str | None, str]:
+    """The ERROR lines, the last line of a traceback (None without one), and the last line of all."""
+    errors, traceback, last = [], False, ""
+    for line in lines:
+        if match := _ERROR.match(line):
+            errors.append(match[1].strip())
+        traceback = traceback or line.startswith("Traceback (most recent call last)")
+        last = line.strip() or last
+    return tuple(errors), last if traceback else None, last
 
 
 # Against our own findings

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
 
-from orchestrator.check.finding import OFFICIAL, Context, Finding
+from orchestrator.check.finding import OFFICIAL, Context, Finding, Official
 from orchestrator.check.official import OfficialRun
 from orchestrator.submission.tree import submissions
 
-ALIKE = 4  # paths shown of findings that say the same; --json has all
+ALIKE = 4  # paths shown of findings that say the same
+MOST_OF_A_RULE = 20  # findings of one rule in one folder; what follows is counted
 CHECKER = {
     "error": "the official checker exits with 1",
     "logged": "the official checker only logs it",
@@ -27,7 +28,7 @@ def page(
     context: Context, findings: Sequence[Finding], run: OfficialRun | None, words: Sequence[str]
 ) -> Iterator[str]:
     """The report as lines of text."""
-    for group, alike in groupby(sorted(findings, key=_order), key=_group):
+    for group, alike in groupby(sorted(_capped(findings), key=_order), key=_group):
         yield plain(group or "the tree")
         by_text: dict[tuple[str, ...], list[Finding]] = defaultdict(list)
         for finding in alike:
@@ -46,6 +47,22 @@ def page(
         yield from (plain(f"  {line}") for line in words)
         yield ""
     yield plain(_summary(context, findings))
+
+
+def _capped(findings: Sequence[Finding]) -> list[Finding]:
+    """At most MOST_OF_A_RULE of each rule, folder and consequence, then one that counts the others."""
+    shown: list[Finding] = []
+    alike: dict[tuple[str, str, Official], int] = defaultdict(int)
+    for finding in findings:
+        kind = (finding.rule, finding.path.rpartition("/")[0], finding.official)
+        alike[kind] += 1
+        if alike[kind] <= MOST_OF_A_RULE:
+            shown.append(finding)
+    for (rule, folder, official), count in alike.items():
+        if count > MOST_OF_A_RULE:
+            more = f"and {count - MOST_OF_A_RULE} more in this folder"
+            shown.append(Finding(rule, folder or ".", more, "as of those that are named", official))
+    return shown
 
 
 def _order(finding: Finding) -> tuple[str, str, str]:
@@ -95,7 +112,7 @@ def as_json(
     value = {
         "tree": str(context.root),
         "round": context.round.name,
-        "findings": [asdict(finding) for finding in findings],
+        "findings": [asdict(finding) for finding in _capped(findings)],
         "counts": {"all": len(findings)} | counts,
         "official": None
         if run is None

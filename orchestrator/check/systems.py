@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.check.finding import Context, Finding, Official, suite_name
+from orchestrator.check.nameplate import POWER_YAML, nameplate
 from orchestrator.submission import system as described
 from orchestrator.submission.tree import Submission
-
-POWER_YAML = "_power.yaml"  # the power supplies of a system, since v6.1: NAMEPLATE_POWER_PATH
 
 
 def systems(context: Context, submission: Submission) -> Iterator[Finding]:
@@ -32,7 +31,9 @@ def systems(context: Context, submission: Submission) -> Iterator[Finding]:
         if path.is_symlink() or name.startswith("."):  # hygiene's
             continue
         if not name.endswith(".json"):
-            if not (name.endswith(POWER_YAML) and context.is_file(path)):
+            if name.endswith(POWER_YAML) and context.is_file(path):
+                yield from nameplate(context, path, with_results)
+            else:
                 yield _stray(context, path)
             continue
         used = path.stem in with_results

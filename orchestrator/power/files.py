@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from orchestrator.paths import DETAIL, SUMMARY, write_atomically
+from orchestrator.plain_files import open_plain
 from orchestrator.submission.layout import POWER_FILES, RUN, SPL
 
 POWER, RANGING = "power", "ranging"
@@ -63,7 +64,7 @@ def _same(theirs: Path, ours: Path) -> bool:
 
 def read_json(path: Path) -> dict[str, object] | None:
     """A JSON object of the client's or the server's; None for anything else. OSError if it cannot be read."""
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         raw = file.read(JSON_BYTES + 1)
     if len(raw) > JSON_BYTES:
         return None

@@ -9,20 +9,18 @@ and between LoadGen's power_begin and power_end nothing is done that an unmeasur
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import shlex
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Protocol
 
+from orchestrator import children
 from orchestrator.manifest_power import PowerSection
 from orchestrator.paths import write_atomically
 from orchestrator.power import workload
@@ -111,24 +109,17 @@ class _Measurement:
             door.bind(address)
             door.listen()
             with open(self.folder / CLIENT_SAID, "wb") as said:
-                self.client = subprocess.Popen(
-                    command(address),
-                    cwd=where,
-                    stdin=subprocess.DEVNULL,
-                    stdout=said,
-                    stderr=subprocess.STDOUT,
-                    env={name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"},
-                    start_new_session=True,  # a Ctrl-C in the terminal must reach the driver only
-                )
+                # The address's folder goes with the client if this process is killed.
+                self.client = children.Program(command(address), where, Path(place), said)
             try:
                 return self._attend(door)
             finally:
-                self._end()
+                self.client.end(LEAVE_S)
 
     def _attend(self, door: socket.socket) -> str:
         poller = select.poll()
         poller.register(door, select.POLLIN)
-        while self._code() is None:
+        while self.client.code() is None:
             if reason := self.stop():
                 return reason
             if poller.poll(LOOK_MS):
@@ -159,7 +150,7 @@ class _Measurement:
 
     def _left(self, mode: Mode) -> str | None:
         """Why a run is in vain once the client has gone."""
-        code = self._code()
+        code = self.client.code()
         return None if code is None else f"the power client left during the {mode} run ({self._how(code)})"
 
     def _failure(self) -> str:
@@ -173,7 +164,7 @@ class _Measurement:
         """Of a client that has ended: why that is no measurement, "" if it is one."""
         if why := self._failure():
             return why
-        code, done = self._code() or 0, len(self.outcomes)
+        code, done = self.client.code() or 0, len(self.outcomes)
         if code == 0 and self.testing:
             return ""
         when = ("before the ranging run", "before the testing run", "after both runs")[done]
@@ -182,22 +173,3 @@ class _Measurement:
     def _how(self, code: int) -> str:
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return f"{how}; its last words: {last_words(self.folder)}"
-
-    def _code(self) -> int | None:
-        """The exit code of a client that has ended, negative for a signal; it stays to be reaped."""
-        found = os.waitid(os.P_PID, self.client.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
-        if found is None:
-            return None
-        return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
-
-    def _end(self) -> None:
-        """Nothing that the client started is left when this returns, unless it hid in another session."""
-        # It is not reaped before: until then no other process can have its number.
-        if self._code() is None:
-            os.killpg(self.client.pid, signal.SIGTERM)
-        until_s = time.monotonic() + LEAVE_S
-        while self._code() is None and time.monotonic() < until_s:
-            time.sleep(LOOK_MS / 1000)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.client.pid, signal.SIGKILL)
-        self.client.wait()

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from orchestrator.plain_files import open_plain
+
 TIME_FORM = "%m-%d-%Y %H:%M:%S.%f"  # the checkers' datetime_format, LoadGen's too
 # A line of one channel has some 120 bytes, and an analyser at most 12 channels (`-c` of PTDaemon).
 LINE_BYTES = 64 << 10
@@ -43,7 +45,7 @@ class Reading:
 def read_spl(path: Path) -> Iterator[Reading]:
     """The lines of a file in their order; SplError where it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with open_plain(path) as file:
             number = 0
             while raw := file.readline(LINE_BYTES):
                 number += 1

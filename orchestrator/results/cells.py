@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,10 @@ from orchestrator.loadgen_run import LoadgenRun, round_of
 from orchestrator.logs import LogError
 from orchestrator.paths import ACCURACY_TXT
 from orchestrator.power.figures import PowerError, power_figure
-from orchestrator.results.reading import Unreadable, inside, json_object, text_lines, told_path
+from orchestrator.results.reading import LOGS, Unreadable, inside, json_object, strays, text_lines, told_path
 from orchestrator.results.rows import SCENARIOS, Power, Result
 from orchestrator.results.scores import scores
-from orchestrator.submission.layout import MAPPING, layout_of
+from orchestrator.submission.layout import MAPPING, POWER_FILES, RUN, SPL, layout_of
 from orchestrator.submission.tree import Cell
 
 # Server was run five times up to v0.7 and its result is the lowest: inference rules v0.5, "MLPerf Inference
@@ -103,11 +104,14 @@ def official_name(cell: Cell, number: RoundNumber) -> str:
 def _figure(cell: Cell, scenario: str, round_name: str) -> _Figure:
     """The result of the performance test, or of the lowest of five."""
     root, shown = cell.submission.root, told_path(cell.submission.root, cell.path)
-    folders, remarks = _performance_folders(cell, scenario, round_name)
+    try:
+        folders, remarks = _performance_folders(cell, scenario, round_name)
+    except OSError as error:
+        return _Figure(remarks=(f"{shown} cannot be read: {error.strerror}",))
     found = []
     for folder in folders:
-        if not inside(root, folder):
-            remarks.append(f"{told_path(root, folder)} leads out of the tree")
+        if outside := strays(root, folder):
+            remarks += [f"{path} leads out of the tree" for path in outside]
             continue
         try:
             run = read_run(folder, round_name, read_answers=False)
@@ -183,8 +187,11 @@ def _accuracy(cell: Cell, benchmark: str, round_name: str) -> tuple[dict[str, st
 
 def _power(cell: Cell, scenario: str, round_name: str) -> tuple[Power | None, list[str]]:
     root, folder = cell.submission.root, cell.performance.parent
-    if not (folder / "power").is_dir() or not inside(root, folder / "power"):
+    if not os.path.isdir(folder / "power") or not inside(root, folder / "power"):
         return None, []
+    outside = strays(root, folder / RUN, (*LOGS, SPL)) + strays(root, folder / "power", POWER_FILES)
+    if outside:
+        return None, [f"no power figure: {', '.join(outside)} lead out of the tree"]
     try:
         figure = power_figure(round_name, scenario, folder)
     except PowerError as error:

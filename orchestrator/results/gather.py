@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from orchestrator.results.rows import (
 from orchestrator.results.trees import round_of_tree, submissions_of, system_values
 from orchestrator.submission.layout import layout_of
 from orchestrator.submission.tree import DIVISIONS, Cell, Submission
+from orchestrator.submission.tree import Unreadable as UnreadableFolders
 
 # In descriptions of v0.7; generate-final-report.py puts on-premise among the available.
 _OTHER_WORDS = {"on-premise": "available", "research, development, or internal": "rdi"}
@@ -47,19 +49,25 @@ def gather(
     rows: list[Row] = []
     remarks: list[str] = []
     for path in trees:
-        found = submissions_of(path)
+        unreadable: UnreadableFolders = {}
+        found = submissions_of(path, unreadable)
         of_round, remark = (round_name, None) if round_name else round_of_tree(path, found)
         if remark:
             remarks.append(f"{path.name or path}: {remark}")
         for submission in found:
-            rows += _rows(submission, of_round, base_url)
+            rows += _rows(submission, of_round, base_url, unreadable)
+        for folder, error in unreadable.items():
+            shown = told_path(Path(os.path.abspath(path)), folder)
+            remarks.append(f"{shown} cannot be read: {error.strerror or error}")
     return Gathered(tuple(sorted(rows, key=table_order)), tuple(remarks))
 
 
-def _rows(submission: Submission, round_name: str, base_url: str) -> Iterator[Row]:
+def _rows(
+    submission: Submission, round_name: str, base_url: str, unreadable: UnreadableFolders
+) -> Iterator[Row]:
     """The rows of a submission, system by system."""
     systems: dict[str, list[Cell]] = {}
-    for cell in submission.cells():
+    for cell in submission.cells(unreadable):
         systems.setdefault(cell.system, []).append(cell)
     for system, cells in systems.items():
         machine, division, remarks = _machine(cells[0])
@@ -158,12 +166,12 @@ def _count(values: Mapping[str, Any], key: str, remarks: list[str]) -> int | Non
 def _code(submission: Submission, round_name: str, model: str) -> Path:
     """The folder of the implementation, of the model's if it has one."""
     folder = submission.path / layout_of(round_name).code
-    return folder / model if model and (folder / model).is_dir() else folder
+    return folder / model if model and os.path.isdir(folder / model) else folder
 
 
 def _link(base_url: str, submission: Submission, path: Path) -> str:
     """A path in the tree as a link; "" where nothing is there. Names are quoted: they come from anywhere."""
-    if not path.is_dir() or not inside(submission.root, path):
+    if not os.path.isdir(path) or not inside(submission.root, path):
         return ""
     told = quote(told_path(submission.root, path), safe="/")
     return f"{base_url.rstrip('/')}/{told}" if base_url else told

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from orchestrator.paths import ACCURACY_LOG, DETAIL, SUMMARY
+from orchestrator.plain_files import open_plain
+
+LOGS = (DETAIL, SUMMARY, ACCURACY_LOG)
 LARGEST_JSON_BYTES = 4 << 20  # a system's description has some kB
 LINE_BYTES = 64 << 10  # the figures of accuracy.txt stand in a line of some hundred bytes
 # Some accuracy.txt hold the whole output of a scoring program: the largest of v0.7 to v5.1 has 6 MB.
@@ -30,6 +34,12 @@ def inside(root: Path, path: Path) -> bool:
         return False
 
 
+def strays(root: Path, folder: Path, names: Iterable[str] = LOGS) -> list[str]:
+    """The folder, or those of its files, that lead out of the tree."""
+    paths = [folder / name for name in names] if inside(root, folder) else [folder]
+    return [told_path(root, path) for path in paths if not inside(root, path)]
+
+
 def opened_file(root: Path, path: Path) -> Path:
     """The path, if it is a file of the tree."""
     shown = told_path(root, path)
@@ -46,7 +56,7 @@ def json_object(root: Path, path: Path) -> dict[str, Any]:
     """The JSON object of a file."""
     shown = told_path(root, path)
     try:
-        with open(opened_file(root, path), "rb") as file:
+        with open_plain(opened_file(root, path)) as file:
             raw = file.read(LARGEST_JSON_BYTES + 1)
     except OSError as error:
         raise Unreadable(f"{shown}: {error.strerror}") from None
@@ -67,7 +77,7 @@ def text_lines(root: Path, path: Path) -> Iterator[str]:
     """The lines of a text, each cut after LINE_BYTES."""
     read = 0
     try:
-        with open(opened_file(root, path), "rb") as file:
+        with open_plain(opened_file(root, path)) as file:
             while raw := file.readline(LINE_BYTES):
                 read += len(raw)
                 if read > LARGEST_TEXT_BYTES:

@@ -11,10 +11,11 @@ from orchestrator.loadgen_logs import read_run
 from orchestrator.loadgen_metrics import RoundNumber, round_number
 from orchestrator.loadgen_run import LoadgenRun
 from orchestrator.logs import LogError
-from orchestrator.results.reading import Unreadable, json_object
+from orchestrator.results.reading import Unreadable, json_object, strays
 from orchestrator.rules import load_round, round_names
 from orchestrator.submission.layout import layout_of
 from orchestrator.submission.tree import DIVISIONS, Cell, Submission, submissions
+from orchestrator.submission.tree import Unreadable as UnreadableFolders
 
 # inference_results_v5.1, submissions_inference_1_1, v1.0. Rounds are 0.5, 0.7, x.0 and x.1 only.
 _ROUND_FOLDER = re.compile(r"(?:(?:^|_)v|inference_)(0[._][57]|[1-9]\d?[._][01])(?=$|[^\d.])")
@@ -25,25 +26,36 @@ class TreeError(Exception):
     """A path is no results tree, or its round cannot be told; the text says what would be."""
 
 
-def submissions_of(path: Path) -> list[Submission]:
-    """Every submission of a tree, a division or a submitter's folder."""
+def submissions_of(path: Path, unreadable: UnreadableFolders) -> list[Submission]:
+    """Every submission of a tree, a division or a submitter's folder; `unreadable` gets those passed over."""
     if not path.is_dir():
         raise TreeError(f"{path} is {'not a folder' if path.exists() else 'not there'}; name a results tree")
     absolute = Path(os.path.abspath(path))  # "." has no name; links in the path itself are the user's own
-    if any((absolute / division).is_dir() for division in DIVISIONS):
-        found = list(submissions(absolute))
-    elif (absolute / "results").is_dir():
+    if any(os.path.isdir(absolute / division) for division in DIVISIONS):
+        found = list(submissions(absolute, unreadable))
+    elif os.path.isdir(absolute / "results"):
         found = [Submission(absolute.parent.parent, absolute.parent.name, absolute.name)]
     elif absolute.name in DIVISIONS:
-        found = [one for one in submissions(absolute.parent) if one.division == absolute.name]
+        found = [one for one in submissions(absolute.parent, unreadable) if one.division == absolute.name]
     else:
         found = []
-    found = [one for one in found if (one.path / "results").is_dir()]
+    found = [one for one in found if _has_results(one, unreadable)]
+    if not found and unreadable:
+        folder, error = next(iter(unreadable.items()))
+        raise TreeError(f"{folder} cannot be read: {error.strerror or error}")
     if not found:
         raise TreeError(
             f"{path} holds no results: no closed/, open/ or network/ with SUBMITTER/results/, and no results/"
         )
     return found
+
+
+def _has_results(submission: Submission, unreadable: UnreadableFolders) -> bool:
+    try:
+        return (submission.path / "results").is_dir()
+    except OSError as error:
+        unreadable[submission.path] = error
+        return False
 
 
 def round_of_tree(path: Path, found: Sequence[Submission]) -> tuple[str, str | None]:
@@ -76,6 +88,8 @@ def _runs(found: Sequence[Submission]) -> list[LoadgenRun]:
     cells = [cell for submission in found for cell in submission.cells()]
     runs = []
     for cell in cells[:: max(1, len(cells) // RUNS_LOOKED_AT)]:
+        if strays(cell.submission.root, cell.performance):
+            continue
         try:
             runs.append(read_run(cell.performance, read_answers=False))
         except LogError:  # told in the cell itself, later

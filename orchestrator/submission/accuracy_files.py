@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from orchestrator.paths import ACCURACY_LOG, ACCURACY_TXT
 from orchestrator.submission.gather import Test, inside
 from orchestrator.submission.layout import LONGEST_ACCURACY_LOG_BYTES
+from orchestrator.submission.copying import read_plain
 from orchestrator.submission.refusal import SubmitError
 from orchestrator.submission.writer import TreeWriter
 
@@ -30,7 +31,10 @@ def write_scored(tree: TreeWriter, test: Test, place: PurePosixPath) -> None:
         raise SubmitError(f"{path} is missing: the accuracy test was not scored")
     if path.stat().st_size > LARGEST_SCORE_BYTES:
         raise SubmitError(f"{path} has {path.stat().st_size} bytes and so is no scorer's output")
-    told = path.read_bytes()
+    named = test.record.files.get(ACCURACY_TXT)
+    if named is None:
+        raise SubmitError(f"{path} is not among the files that its record names")
+    told = read_plain(path, named, LARGEST_SCORE_BYTES)
     found = _HASH.search(told)
     if found and found[1].decode() != digest:
         raise SubmitError(f"{path} has the hash of another log than {ACCURACY_LOG} beside it")
@@ -47,10 +51,10 @@ def write_log(tree: TreeWriter, test: Test, place: PurePosixPath) -> str:
         raise SubmitError(f"{source} is missing")
     size_bytes = source.stat().st_size
     if size_bytes < LONGEST_ACCURACY_LOG_BYTES:
-        tree.copy(source, place / ACCURACY_LOG)
+        tree.copy(source, place / ACCURACY_LOG, digest)
     else:
-        tree.keep_original(source, place / ACCURACY_LOG, digest)
-        tree.write(place / ACCURACY_LOG, truncated(source, size_bytes))
+        kept = tree.keep_original(source, place / ACCURACY_LOG, digest)
+        tree.write(place / ACCURACY_LOG, truncated(kept, kept.stat().st_size))
     return digest
 
 

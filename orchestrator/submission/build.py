@@ -21,7 +21,7 @@ from orchestrator.submission.facts import quantised
 from orchestrator.submission.gather import Evidence, check_files
 from orchestrator.submission.inference import metric
 from orchestrator.submission.layout import MAPPING
-from orchestrator.submission.missing import missing
+from orchestrator.submission.missing import failures, missing
 from orchestrator.submission.mlperf_conf import mlperf_conf
 from orchestrator.submission.names import official_folder
 from orchestrator.submission.planned import Plan, Wishes, planned, why_unofficial
@@ -93,7 +93,11 @@ def submit(records: Sequence[Path], system: Path, out: Path, wishes: Wishes | No
         system=plan.system,
         cells=written,
         left_out=(*plan.gathered.left_out, *left_out),
-        missing=(*missing(found, plan.gathered.suite, division, plan.cells), *lacking),
+        missing=(
+            *failures(division, plan.cells),
+            *missing(found, plan.gathered.suite, division, plan.cells),
+            *lacking,
+        ),
         remarks=plan.remarks,
         draft_because=plan.because,
     )

@@ -90,6 +90,7 @@ def _power_settings(folder: Path) -> Iterator[Path]:
 def _copy(tree: TreeWriter, test: Test, names: tuple[str, ...] | list[str], place: PurePosixPath) -> None:
     """Copies of files that the record names, and so has the hashes of."""
     for name in names:
-        if name not in test.record.files:
+        digest = test.record.files.get(name)
+        if digest is None:
             raise SubmitError(f"{inside(test, name)} is not among the files that its record names")
-        tree.copy(inside(test, name), place / name)
+        tree.copy(inside(test, name), place / name, digest)

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from orchestrator.plain_files import read_plain
+
 LARGEST_GIVEN_BYTES = 1_000_000
 
 
@@ -25,12 +27,21 @@ def load_data(name: str) -> dict[str, Any]:
     return found
 
 
+def read_yaml(text: str) -> Any:
+    """What a YAML text says; GivenError says why it says nothing."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise GivenError(f"is not YAML (line {line}: {error.problem})") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise GivenError("is not YAML") from None
+
+
 def read_given(path: Path) -> dict[str, str]:
     """The fields of a YAML or JSON file as text, as they are written: `on` stays on, 1e3 stays 1e3."""
     try:
-        if path.stat().st_size > LARGEST_GIVEN_BYTES:
-            raise GivenError(f"{path} has more than {LARGEST_GIVEN_BYTES:,} bytes, too many for fields")
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_plain(path, LARGEST_GIVEN_BYTES).decode("utf-8-sig")
     except OSError as error:
         raise GivenError(f"{path} cannot be read: {error.strerror or error}") from None
     except (UnicodeDecodeError, ValueError):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from orchestrator.submission.gather import Evidence
+from orchestrator.submission.keys import looks_like_key
 from orchestrator.submission.layout import LARGEST_FILE_BYTES, Layout
 from orchestrator.submission.readme import DRAFT
 from orchestrator.submission.refusal import SAFE_NAME, SubmitError, several
@@ -56,7 +57,7 @@ def code_readme(cells: Sequence[Evidence], own: Path | None) -> str:
 def own_files(folder: Path) -> tuple[list[PurePosixPath], list[str]]:
     """The files of the user's implementation that go into a tree, and what is left out (hidden, leavings).
 
-    SubmitError names links, unsafe names and files that are too large: they would be faults of the tree.
+    SubmitError names links, keys, unsafe names and files that are too large: faults of the tree, all.
     """
     if folder.is_symlink() or not folder.is_dir():
         raise SubmitError(f"--code {folder} is no folder")
@@ -73,13 +74,27 @@ def own_files(folder: Path) -> tuple[list[PurePosixPath], list[str]]:
                 wrong.append(f"{path} is a link")
             elif not SAFE_NAME.fullmatch(name):
                 wrong.append(f"{path} has a blank or another character that the tree must not have")
-            elif path.is_file() and path.stat().st_size >= LARGEST_FILE_BYTES:
-                wrong.append(f"{path} has {LARGEST_FILE_BYTES} bytes or more")
+            elif name in files and (fault := _fault(path)):
+                wrong.append(f"{path} {fault}")
             elif name in files:
                 taken.append(PurePosixPath(path.relative_to(folder).as_posix()))
     if wrong:
         raise SubmitError(f"--code {folder} cannot go into a tree: {several(wrong)}")
     return taken, left_out
+
+
+def _fault(path: Path) -> str | None:
+    """Why a file cannot be published, as the end of a sentence."""
+    if not path.is_file():
+        return "is no plain file"
+    found = path.stat()
+    if found.st_size >= LARGEST_FILE_BYTES:
+        return f"has {LARGEST_FILE_BYTES} bytes or more"
+    if found.st_nlink > 1:
+        return "has another name on this disk too (a hard link), perhaps outside of the folder; copy it"
+    if found_key := looks_like_key(path):
+        return f"{found_key}: no key is published"
+    return None
 
 
 def calibration(given: Path | None, weights: Sequence[str], needed: bool, draft: bool) -> str:

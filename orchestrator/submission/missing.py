@@ -15,6 +15,26 @@ def missing(found: Round, suite: str, division: str, cells: Sequence[Evidence]) 
     return [*_scenarios(found, suite, cells), *_compliance(found, cells)]
 
 
+def failures(division: str, cells: Sequence[Evidence]) -> list[str]:
+    """Tests of a draft that did not come out as a result must; official records have none."""
+    return [text for cell in cells if cell.inferred_from is None for text in _failed(division, cell)]
+
+
+def _failed(division: str, cell: Evidence) -> Iterator[str]:
+    where = f"{cell.benchmark} {cell.scenario}"
+    if cell.performance.record.result.valid is not True:
+        yield f"{where}: a VALID performance test (LoadGen's verdict is not VALID)"
+    got = cell.accuracy.record.accuracy
+    if got is None:
+        yield f"{where}: a scored accuracy test"
+    elif not got.reached and division != "open":
+        yield f"{where}: accuracy {got.target:g} {got.unit} (it is {got.value:g})"
+    for name, test in cell.audits.items():
+        audit = test.record.audit
+        if audit is not None and not audit.good:
+            yield f"{where}: a {name} that passes ({audit.reason})"
+
+
 def _scenarios(found: Round, suite: str, cells: Sequence[Evidence]) -> Iterator[str]:
     benchmarks: dict[str, list[str]] = {}
     for cell in cells:

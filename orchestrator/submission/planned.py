@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from orchestrator.record import Record
+from orchestrator.submission import as_recorded
 from orchestrator.submission.facts import FIELDS, UNKNOWN, implementation
 from orchestrator.submission.gather import Evidence, Gathered, gather
 from orchestrator.submission.inference import with_inferred
@@ -108,7 +109,10 @@ def planned(records: Sequence[Path], system: Path, wishes: Wishes) -> Plan:
     values["sw_notes"] = _joined(
         values.get("sw_notes"), wishes.notes, f"Model used: {', '.join(used)}" if used else None
     )
-    remarks = _judged(values, system, layout, gathered.division, submitter, wishes.draft)
+    remarks = (
+        *_judged(values, system, layout, gathered.division, submitter, wishes.draft),
+        *_beside_records(values, system, gathered, wishes.draft),
+    )
     name = system.stem
     if wishes.draft:
         name, values = f"{DRAFT_SYSTEM}{name}", _branded(values)
@@ -178,6 +182,19 @@ def _judged(
         listed = "\n  ".join(fatal)
         raise SubmitError(f"{path} does not describe the system as round {layout.round} asks:\n  {listed}")
     return tuple(f"{path.name}: {problem.field} {problem.message}" for problem in found)
+
+
+def _beside_records(values: Mapping[str, Any], path: Path, gathered: Gathered, draft: bool) -> Iterator[str]:
+    """What the description says otherwise than the records; SubmitError where both cannot be true."""
+    wrong = as_recorded.contradictions(values, gathered.cells)
+    if wrong and not draft and gathered.division != "open":
+        listed = "\n  ".join(wrong)
+        raise SubmitError(
+            f"{path} describes another system than that of the records:\n  {listed}\n"
+            "mend the description, or submit the runs of the system that it describes"
+        )
+    for text in (*wrong, *as_recorded.remarks(values, gathered.cells)):
+        yield f"{path.name}: {text}"
 
 
 def _branded(values: Mapping[str, Any]) -> dict[str, Any]:

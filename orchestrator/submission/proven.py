@@ -96,7 +96,8 @@ def _contradictions(found: Round, test: Test) -> Iterator[str]:
     if told.valid != seen.valid:
         yield f"the verdict is {_verdict(told.valid)}, in {DETAIL} it is {_verdict(seen.valid)}"
     if not _same(told.value, seen.value, SAME * abs(seen.value or 0)):
-        yield f"the {seen.metric} is {told.value} {told.unit}, in {DETAIL} it is {seen.value} {seen.unit}"
+        shown = [f"{result.value:.10g}" if result.value is not None else "none" for result in (told, seen)]
+        yield f"the {seen.metric} is {shown[0]} {told.unit}, in {DETAIL} it is {shown[1]} {seen.unit}"
     if test.kind == "accuracy":
         yield from _scored_otherwise(found, test)
     audit, verified = test.record.audit, inside(test, VERIFY_PERFORMANCE)

@@ -49,6 +49,11 @@ class Field:
     choices: tuple[str, ...] = ()
 
 
+# What published descriptions write where there is no accelerator, v1.0 to v5.1.
+NOTHING = {"", "-", "n/a", "na", "no", "none", "not applicable"}
+BUSES = re.compile(r"\b(PCIe?|PCI.Express|CXL|NV-?Link)\b", re.IGNORECASE)
+
+
 @dataclass(frozen=True)
 class SystemProblem:
     """What is wrong with a field. `fatal`: the round's checker exits with 1; `logged`: it only logs it."""
@@ -161,7 +166,9 @@ def problems(
         *_wrong_choices(values, layout, division, submitter),
         *_wrong_types(values, layout),
         *_wrong_counts(values, layout),
+        *_accelerators(values),
         *_network(values, layout, division),
+        *_no_network(values, division),
         *_broken_csv(values),
         *_ecc(values, layout),
         *_unknown(values, layout),
@@ -274,6 +281,34 @@ def _converts(value: Any) -> bool:
     except (TypeError, ValueError, OverflowError):
         return False
     return True
+
+
+def _accelerators(values: Mapping[str, Any]) -> Iterator[SystemProblem]:
+    """Number and name of accelerators go together; nothing else says what computed."""
+    number, name = values.get("accelerators_per_node"), values.get("accelerator_model_name")
+    if number in (None, "") or not _converts(number) or not isinstance(name, str | None):
+        return
+    named = str(name or "").strip().lower() not in NOTHING
+    if int(number) > 0 and not named:
+        message = f"says {_shown(name)}, but accelerators_per_node is {number}: name them"
+        yield SystemProblem("accelerator_model_name", message, fatal=False)
+    elif int(number) == 0 and named:
+        message = f"is 0, but accelerator_model_name is {_shown(name)}: say how many"
+        yield SystemProblem("accelerators_per_node", message, fatal=False)
+
+
+def _no_network(values: Mapping[str, Any], division: str) -> Iterator[SystemProblem]:
+    """The network division's queries come over a network (rules, Network Division: Ethernet, InfiniBand)."""
+    if division != "network":
+        return
+    kind, cards = values.get("network_type"), values.get("number_nic_sut")
+    if isinstance(kind, str) and (found := BUSES.search(kind)):
+        message = f"is {_shown(kind)}: {found[0]} is a link within a host, no network to LoadGen's"
+        yield SystemProblem("network_type", message, fatal=False)
+    if cards not in (None, "") and _converts(cards) and int(cards) < 1:
+        yield SystemProblem(
+            "number_nic_sut", f"is {cards}: queries came in over no network card", fatal=False
+        )
 
 
 def _network(values: Mapping[str, Any], layout: Layout, division: str) -> Iterator[SystemProblem]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from orchestrator.submission.layout import RUN, Layout
 
 DIVISIONS = ("closed", "open", "network")
+Unreadable = dict[Path, OSError]  # folders that were passed over because they may not be read
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,11 @@ class Submission:
         """Its folder."""
         return self.root / self.division / self.submitter
 
-    def cells(self) -> Iterator[Cell]:
+    def cells(self, unreadable: Unreadable | None = None) -> Iterator[Cell]:
         """Its results, in order of name: each folder results/SYSTEM/MODEL/SCENARIO."""
-        for system in _folders(self.path / "results"):
-            for model in _folders(system):
-                for scenario in _folders(model):
+        for system in _folders(self.path / "results", unreadable):
+            for model in _folders(system, unreadable):
+                for scenario in _folders(model, unreadable):
                     yield Cell(self, system.name, model.name, scenario.name)
 
 
@@ -69,17 +70,22 @@ class Cell:
         return self.submission.path / layout.system_json(self.system)
 
 
-def submissions(root: Path) -> Iterator[Submission]:
+def submissions(root: Path, unreadable: Unreadable | None = None) -> Iterator[Submission]:
     """Every submitter of a tree, by division; `root` holds closed/, open/ or network/."""
     for division in DIVISIONS:
-        for folder in _folders(root / division):
+        for folder in _folders(root / division, unreadable):
             yield Submission(root, division, folder.name)
 
 
-def _folders(path: Path) -> list[Path]:
+def _folders(path: Path, unreadable: Unreadable | None) -> list[Path]:
     """The folders in a folder, without hidden ones; links may lead out of the tree and are not followed."""
-    if path.is_symlink() or not path.is_dir():
+    try:
+        if path.is_symlink() or not path.is_dir():
+            return []
+        return sorted(
+            p for p in path.iterdir() if not p.name.startswith(".") and p.is_dir() and not p.is_symlink()
+        )
+    except OSError as error:
+        if unreadable is not None:
+            unreadable[path] = error
         return []
-    return sorted(
-        p for p in path.iterdir() if not p.name.startswith(".") and p.is_dir() and not p.is_symlink()
-    )

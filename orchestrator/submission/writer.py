@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
-from orchestrator.paths import write_atomically
+from orchestrator.paths import sync
 from orchestrator.submission.layout import LARGEST_FILE_BYTES
+from orchestrator.submission.originals import Originals
+from orchestrator.submission.copying import copy_plain
 from orchestrator.submission.refusal import SubmitError, safe_name
-
-CHUNK_BYTES = 1 << 20
-ORIGINALS_LIST = "sha256sums.txt"
 
 
 class TreeWriter:
@@ -24,36 +25,45 @@ class TreeWriter:
         self.out = out.absolute()
         self.partial = self.out.with_name(f"{self.out.name}.partial")
         self.originals = self.out.with_name(f"{self.out.name}.originals")
-        self._kept: dict[str, str] = {}
-        self._fresh: list[Path] = []  # originals that were not there before
+        self._originals = Originals(self.originals)
+        self._lock = -1
+        self._in_place = False
 
     def __enter__(self) -> TreeWriter:
         if self.out.is_symlink() or (self.out.exists() and not self.out.is_dir()):
             raise SubmitError(f"{self.out} is there and no folder; name another with --out")
         if self.out.is_dir() and any(self.out.iterdir()):
             raise SubmitError(f"{self.out} is not empty; a tree is written anew, so name another with --out")
-        if self.partial.exists():
-            raise SubmitError(f"{self.partial} is left of a try that was killed; remove it and try again")
-        self.partial.mkdir(parents=True)
+        try:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            self.partial.mkdir()
+        except FileExistsError:
+            raise SubmitError(self._why_there()) from None
+        self._lock = os.open(self.partial, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with suppress(OSError):  # some shared storage has no locks
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            return
-        shutil.rmtree(self.partial, ignore_errors=True)
-        for kept in self._fresh:
-            kept.unlink(missing_ok=True)
-        if self._fresh and not any(self.originals.iterdir()):
-            self.originals.rmdir()
+        try:
+            if kind is not None and not self._in_place:
+                shutil.rmtree(self.partial, ignore_errors=True)
+                self._originals.undo()
+        finally:
+            os.close(self._lock)
 
     def finish(self) -> None:
-        """Put the tree in place; the list of originals lies beside them."""
-        if self._kept:
-            lines = [f"{digest}  {name}\n" for name, digest in sorted(self._kept.items())]
-            write_atomically(self.originals / ORIGINALS_LIST, "".join(lines).encode())
+        """Put the tree in place, in one step, with all of it safe on the disk before."""
+        self._originals.write_lists()
+        for place, _, files in os.walk(self.partial, topdown=False):
+            for name in files:
+                sync(Path(place, name))
+            sync(Path(place))
         self.partial.rename(self.out)
+        self._in_place = True
+        sync(self.out.parent)
 
     def write(self, place: PurePosixPath, content: bytes | str) -> None:
         """A new file of the tree."""
@@ -64,30 +74,43 @@ class TreeWriter:
         """A new JSON file of the tree, for people too."""
         self.write(place, json.dumps(value, indent=4) + "\n")
 
-    def copy(self, source: Path, place: PurePosixPath) -> None:
-        """A copy of a plain file; links are refused."""
+    def copy(self, source: Path, place: PurePosixPath, digest: str | None = None) -> None:
+        """A copy of a plain file, by `digest` the one that its record names; links are refused."""
         if source.is_symlink() or not source.is_file():
             raise SubmitError(f"{source} is missing or no plain file; it belongs into the tree as {place}")
-        target = self._target(place, source.stat().st_size, source)
-        shutil.copyfile(source, target, follow_symlinks=False)
+        copy_plain(source, self._target(place, source.stat().st_size, source), digest)
 
-    def keep_original(self, source: Path, place: PurePosixPath, digest: str) -> None:
-        """Keep beside the tree, under its sha256, a file of which the tree has a part: a link or a copy."""
-        self._kept[str(place)] = digest
-        kept = self.originals / f"{digest}{source.suffix}"
-        if kept.exists():
-            return
-        self.originals.mkdir(parents=True, exist_ok=True)
-        self._fresh.append(kept)
-        try:
-            os.link(source, kept, follow_symlinks=False)
-        except OSError:  # another file system, or one without hard links
-            shutil.copyfile(source, kept, follow_symlinks=False)
+    def keep_original(self, source: Path, place: PurePosixPath, digest: str) -> Path:
+        """Keep beside the tree, under its sha256, a file of which the tree has a part; returns the copy."""
+        return self._originals.keep(source, place, digest)
 
     @property
     def has_originals(self) -> bool:
         """Whether anything was kept beside the tree."""
-        return bool(self._kept)
+        return bool(self._originals.kept)
+
+    def _why_there(self) -> str:
+        """Whose the folder is: of a try that lives (it holds the lock), or of one that was killed."""
+        kept = f" ({self.originals} has whole files of it or of an earlier tree, and may stay)"
+        killed = (
+            f"{self.partial} is left of a try that was killed; remove it and try again"
+            f"{kept if os.path.lexists(self.originals) else ''}"
+        )
+        try:
+            probe = os.open(self.partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return f"{self.partial} is there and no folder that can be read; remove it and try again"
+        try:
+            fcntl.flock(probe, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return (
+                f"another loadgrid submit writes {self.out} now; wait for its end, or name another with --out"
+            )
+        except OSError:
+            return f"{killed}, unless another loadgrid submit writes it now (the disk has no locks to tell)"
+        finally:
+            os.close(probe)
+        return killed
 
     def _target(self, place: PurePosixPath, size_bytes: int, source: Path | None = None) -> Path:
         for part in place.parts:

@@ -1,0 +1,213 @@
+"""Pipes, devices, links and folders that may not be read, wherever files come from anybody or go anywhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from orchestrator.accuracy import AccuracyError, read_accuracy_log
+from orchestrator.check.finding import Finding, context_of
+from orchestrator.check.gate import judge
+from orchestrator.check.report import as_json, page
+from orchestrator.cli import app
+from orchestrator.loadgen_logs import read_run
+from orchestrator.loadgen_summary import read_summary
+from orchestrator.logs import LogError, read_detail
+from orchestrator.paths import ACCURACY_LOG, DETAIL, SUMMARY, write_atomically
+from orchestrator.plain_files import open_plain, read_plain
+from orchestrator.power.spl import SplError, read_spl
+from orchestrator.record import LARGEST_BYTES, RecordError, read_record
+from orchestrator.results.gather import gather
+from orchestrator.submission.data_files import GivenError, read_given
+from tests import made_logs, made_results
+from tests.made_trees import made_tree
+
+TIME_BUDGET_S = 20
+
+Maker = Callable[[Path], None]
+ENDLESS: list[Maker] = [os.mkfifo, lambda path: path.symlink_to("/dev/zero")]
+
+
+@pytest.mark.parametrize("make", ENDLESS, ids=["pipe", "device"])
+def test_what_has_no_end_is_refused_by_every_reader_and_never_waited_for(tmp_path: Path, make: Maker) -> None:
+    path = tmp_path / "file.yaml"
+    make(path)
+    readers: list[tuple[Callable[[Path], Any], type[Exception]]] = [
+        (open_plain, OSError),
+        (read_detail, LogError),
+        (read_summary, LogError),
+        (lambda path: list(read_accuracy_log(path)), AccuracyError),
+        (lambda path: list(read_spl(path)), SplError),
+        (read_record, RecordError),
+        (read_given, GivenError),
+    ]
+    for read, error in readers:
+        with pytest.raises(error, match="not a regular file"):
+            read(path)
+
+
+@pytest.mark.parametrize("name", [DETAIL, SUMMARY, ACCURACY_LOG])
+def test_a_folder_with_a_pipe_for_a_log_is_an_error_with_its_name(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(LogError, match=f"{name}: not a regular file"):
+        read_run(tmp_path)
+
+
+def test_a_persons_own_run_may_be_linked_from_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "logs.txt").write_text(made_logs.detail("6.0.17", "Offline", {}))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / DETAIL).symlink_to(tmp_path / "logs.txt")
+    assert read_run(tmp_path / "run").scenario == "Offline"
+
+
+def test_a_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"12345")
+    assert read_plain(path, 5) == b"12345"
+    with pytest.raises(OSError, match="more than 4 bytes"):
+        read_plain(path, 4)
+
+
+def test_a_record_of_absurd_size_or_depth_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    path.write_bytes(b"[" * 200_000)
+    with pytest.raises(RecordError, match="is not JSON"):
+        read_record(path)
+    with open(path, "wb") as file:
+        file.truncate(LARGEST_BYTES + 1)
+    with pytest.raises(RecordError, match="more than"):
+        read_record(path)
+
+
+# Writing
+
+
+def test_a_pipe_and_what_stdout_may_be_are_written_into_and_stay(tmp_path: Path) -> None:
+    pipe, got = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+    write_atomically(pipe, b"table")
+    reader.join(timeout=10)
+    assert got == [b"table"] and pipe.is_fifo()
+    source, sink = os.pipe()
+    stdout = tmp_path / "stdout"
+    stdout.symlink_to(f"/proc/self/fd/{sink}")  # as /dev/stdout is of `... | less`
+    write_atomically(stdout, b"table")
+    os.close(sink)
+    with open(source, "rb") as file:
+        assert file.read() == b"table"
+    assert stdout.is_symlink() and sorted(os.listdir(tmp_path)) == ["pipe", "stdout"]
+
+
+def test_a_link_stays_and_its_target_is_written(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    for link, target in (("one", "kept/one"), ("two", "one"), ("loop", "loop")):
+        (tmp_path / link).symlink_to(tmp_path / target)
+    for data in (b"new", b"changed"):
+        write_atomically(tmp_path / "two", data)
+        assert (tmp_path / "kept" / "one").read_bytes() == data
+    assert (tmp_path / "one").is_symlink() and (tmp_path / "two").is_symlink()
+    with pytest.raises(OSError, match="symbolic links"):
+        write_atomically(tmp_path / "loop", b"data")
+
+
+# Trees
+
+
+@pytest.mark.parametrize("name", [DETAIL, SUMMARY, ACCURACY_LOG])
+def test_results_takes_no_log_from_outside_of_the_tree(tmp_path: Path, name: str) -> None:
+    inner = made_results.result(tmp_path / "tree/closed/Acme", "box/bert-99/Offline", 10.5)
+    outer = made_results.result(tmp_path / "else/closed/Acme", "box/bert-99/Offline", 77.5)
+    log = inner / "performance/run_1" / name
+    log.unlink(missing_ok=True)
+    log.symlink_to(outer / "performance/run_1" / name)
+    (outer / "performance/run_1" / ACCURACY_LOG).touch()
+    (row,) = gather([tmp_path / "tree"], "v1.0").rows
+    assert row.results[0].value is None
+    assert f"closed/Acme/results/box/bert-99/Offline/performance/run_1/{name} leads out of the tree" in (
+        row.results[0].remarks
+    )
+
+
+def test_results_goes_on_after_a_log_that_is_a_pipe(tmp_path: Path) -> None:
+    for model in ("bert-99", "rnnt"):
+        folder = made_results.result(tmp_path / "closed/Acme", f"box/{model}/Offline", 10.5)
+    (folder / "performance/run_1" / DETAIL).unlink()
+    os.mkfifo(folder / "performance/run_1" / DETAIL)
+    (row,) = gather([tmp_path], "v1.0").rows
+    assert [one.value for one in row.results] == [10.5, None]
+    assert any("not a regular file" in remark for remark in row.results[1].remarks)
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Make a folder one that may not be read or searched, as chmod 000 does for all but root."""
+
+    def guarded(call: Callable[..., Any], itself: bool) -> Callable[..., Any]:
+        def guard(path: Any, *rest: Any, **named: Any) -> Any:
+            told = Path(path) if isinstance(path, str | Path) else Path()
+            if folder in told.parents or (itself and told == folder):
+                raise PermissionError(13, "Permission denied", str(path))
+            return call(path, *rest, **named)
+
+        return guard
+
+    for name, itself in (("stat", False), ("lstat", False), ("open", False), ("listdir", True)):
+        monkeypatch.setattr(os, name, guarded(getattr(os, name), itself))
+    monkeypatch.setattr(os, "scandir", guarded(os.scandir, True))
+
+
+@pytest.mark.parametrize("depth", range(1, 6))
+def test_results_goes_on_after_a_folder_that_may_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, depth: int
+) -> None:
+    for submitter in ("Acme", "Zeta"):
+        made_results.system(tmp_path / "closed" / submitter, "box")
+        made_results.result(tmp_path / "closed" / submitter, "box/bert-99/Offline", 10.5)
+    parts = ("Zeta", "results", "box", "bert-99", "Offline", "performance")
+    shut = tmp_path.joinpath("closed", *parts[: depth + (depth > 4)])
+    forbid(monkeypatch, shut)
+    gathered = gather([tmp_path], "v1.0")
+    assert gathered.rows[0].submitter == "Acme" and gathered.rows[0].results[0].value == 10.5
+    remarks = [*gathered.remarks, *(r for row in gathered.rows for one in row.results for r in one.remarks)]
+    assert any("Permission denied" in remark and "Zeta" in remark for remark in remarks)
+
+
+@pytest.mark.parametrize("below", ["", "results", "results/2x-made-gpu", "results/2x-made-gpu/3d-unet-99"])
+def test_check_goes_on_after_a_folder_that_may_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str
+) -> None:
+    tree = made_tree(tmp_path / "tree", "v6.1-datacenter")
+    shutil.copytree(tree.submission, shut := tree.submission.with_name("Shut"))
+    (tree.submission / "src" / ".hidden").write_text("x")
+    forbid(monkeypatch, shut / below)
+    found = judge(context_of(tree.root, "v6.1"))
+    told = [(one.rule, one.path) for one in found]
+    assert told.count(("unreadable", f"closed/Shut/{below}".rstrip("/"))) == 1
+    assert ("dotfile", "closed/Made/src/.hidden") in told
+
+
+def test_the_report_names_twenty_findings_of_a_rule_in_a_folder_and_counts_the_others(tmp_path: Path) -> None:
+    context = context_of(tmp_path, "v6.1")
+    many = [Finding("odd", f"closed/Acme/src/{n}", f"name {n}", f"rename {n}", "unseen") for n in range(5000)]
+    many.append(Finding("odd", "closed/Acme/other/x", "name x", "rename x", "unseen"))
+    lines = list(page(context, many, None, []))
+    assert sum("odd: " in line for line in lines) == 22
+    assert any("and 4980 more in this folder" in line for line in lines)
+    assert lines[-1].startswith("5001 findings")
+    told = as_json(context, many, None, [])
+    assert told.count('"rule"') == 22 and '"all": 5001' in told
+
+
+def test_submit_refuses_a_pipe_for_its_facts(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "facts.yaml")
+    words = ["submit", str(tmp_path), "--system", "x", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*words, "--facts", str(tmp_path / "facts.yaml")])
+    assert done.exit_code == 2 and "not a regular file" in done.output
