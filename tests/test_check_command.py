@@ -175,6 +175,17 @@ def test_a_tree_may_be_nested_deeper_than_the_stack(tree: MadeTree) -> None:
     assert "long-path" in rules
 
 
+def test_a_tree_is_judged_alike_however_it_is_named(tree: MadeTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tree.measurements() / "user.conf").unlink()
+    beside = tree.root.parent / "beside"
+    beside.mkdir()
+    monkeypatch.chdir(beside)
+    ways = [tree.root, Path("..") / tree.root.name, beside / ".." / tree.root.name]
+    found = [{(f.rule, f.path) for f in judge(context_of(way, "v6.1"))} for way in ways]
+    assert found[0]
+    assert found[0] == found[1] == found[2]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_what_may_not_be_read_is_a_finding(tree: MadeTree) -> None:
     tree.measurements().chmod(0)

@@ -152,7 +152,8 @@ class Context:
 
 def context_of(root: Path, round_name: str) -> Context:
     """The context of a tree; RulesError for a round that LoadGrid does not know."""
-    return Context(root, load_round(round_name), layout_of(round_name))
+    # The real folder: a ".." on the way to the tree is the user's own, one below it is not.
+    return Context(root.resolve(), load_round(round_name), layout_of(round_name))
 
 
 def suite_name(system_type: Any) -> str | None:

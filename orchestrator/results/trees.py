@@ -65,6 +65,8 @@ def round_of_tree(path: Path, found: Sequence[Submission]) -> tuple[str, str | N
             return f"v{hit[1].replace('_', '.')}", None
     newest: RoundNumber | None = None
     for run in _runs(found):
+        if known := _seeded(run):
+            return known, f"the round is taken from the logs: the seeds are those of {known}"
         if known := _approving(run):
             return (
                 known,
@@ -95,6 +97,15 @@ def _runs(found: Sequence[Submission]) -> list[LoadgenRun]:
         except LogError:  # told in the cell itself, later
             continue
     return runs
+
+
+def _seeded(run: LoadgenRun) -> str | None:
+    """The round that LoadGrid knows by its seeds: LoadGen 6 runs the old rounds too."""
+    seeds = {"qsl_rng_seed": run.seeds.qsl, "sample_index_rng_seed": run.seeds.sample_index}
+    for name in round_names():
+        if all(load_round(name).seeds[key] == seed for key, seed in seeds.items()):
+            return name
+    return None
 
 
 def _approving(run: LoadgenRun) -> str | None:

@@ -11,9 +11,9 @@ import re
 from pathlib import Path, PurePosixPath
 
 from orchestrator.paths import ACCURACY_LOG, ACCURACY_TXT
+from orchestrator.submission.copying import read_plain
 from orchestrator.submission.gather import Test, inside
 from orchestrator.submission.layout import LONGEST_ACCURACY_LOG_BYTES
-from orchestrator.submission.copying import read_plain
 from orchestrator.submission.refusal import SubmitError
 from orchestrator.submission.writer import TreeWriter
 

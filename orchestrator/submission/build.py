@@ -18,7 +18,7 @@ from orchestrator.submission.documents import (
     write_draft,
 )
 from orchestrator.submission.facts import quantised
-from orchestrator.submission.gather import Evidence, check_files
+from orchestrator.submission.gather import Evidence, Test, check_files
 from orchestrator.submission.inference import metric
 from orchestrator.submission.layout import MAPPING
 from orchestrator.submission.missing import failures, missing
@@ -132,11 +132,20 @@ def _write_cell(plan: Plan, tree: TreeWriter, cell: Evidence) -> Written:
         model=model,
         benchmark=cell.benchmark,
         scenario=cell.scenario,
-        result=f"{result.value:.6g} {result.unit}" if result else "none",
+        result=f"{result.value:.6g} {result.unit}{_fault(cell)}" if result else "none",
         accuracy=f"{got.value:.5g} {got.metric}" if got else "none",
-        compliance=tuple(cell.audits),
+        compliance=tuple(f"{name}{_refused(test)}" for name, test in cell.audits.items()),
         inferred_from=cell.inferred_from,
     )
+
+
+def _fault(cell: Evidence) -> str:
+    return "" if cell.performance.record.result.valid else " INVALID"
+
+
+def _refused(test: Test) -> str:
+    audit = test.record.audit
+    return "" if audit is None or audit.good else " FAIL"
 
 
 def _because(plan: Plan, cell: Evidence) -> tuple[str, ...]:

@@ -12,9 +12,9 @@ from types import TracebackType
 from typing import Any
 
 from orchestrator.paths import sync
+from orchestrator.submission.copying import copy_plain
 from orchestrator.submission.layout import LARGEST_FILE_BYTES
 from orchestrator.submission.originals import Originals
-from orchestrator.submission.copying import copy_plain
 from orchestrator.submission.refusal import SubmitError, safe_name
 
 
