@@ -15,7 +15,7 @@ from orchestrator.submission.gather import Evidence, Test
 DRAFT = "DRAFT, NOT A RESULT"
 MANIFEST_NAME = "manifest.yaml"
 # Of a worker: what it says of itself and not of the pace of one run.
-_NOT_SHOWN = {"pid", "warm_up", "versions", "gpu_ids", "library"}
+_NOT_SHOWN = {"pid", "host", "node", "warm_up", "versions", "gpu_ids", "library"}
 
 
 @dataclass(frozen=True)
