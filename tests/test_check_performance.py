@@ -11,9 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.check.finding import context_of
+from orchestrator.check.gate import judge
 from orchestrator.check.performance import performance
 from orchestrator.old_logs import GENERATOR
 from orchestrator.paths import ACCURACY_LOG, DETAIL, SUMMARY, USER_CONF
+from orchestrator.rules import load_round
 from tests.log_faults import changed, found, kept, text, tree_of
 from tests.made_logs import mllog
 from tests.made_trees import KINDS
@@ -234,3 +237,12 @@ def test_no_bytes_of_a_log_break_the_check(raw: bytes, name: str) -> None:
     tree = tree_of("v6.1-datacenter")
     with text(tree.performance() / name, raw):
         found(performance, tree)
+
+
+def test_the_seeds_of_another_round_are_told_as_such() -> None:
+    tree = tree_of(V1)
+    other = load_round("v1.1").seeds["qsl_rng_seed"]
+    with changed(tree.performance("Server"), effective_qsl_rng_seed=other):
+        told = [f.message for f in judge(context_of(tree.root, "v1.0")) if f.rule == "wrong-seed"]
+    assert told
+    assert "--round v1.1" in told[0]

@@ -8,6 +8,7 @@ from orchestrator.audit import ISSUED_UNIQUE_OR_SAME
 from orchestrator.check.cell_logs import PERFORMANCE, Test
 from orchestrator.check.finding import Finding, Official
 from orchestrator.logs import number_of
+from orchestrator.rules import load_round, round_names
 
 RAN = "set it for the test (user.conf, or by LoadGrid's manifest) and run the test again"
 # LoadGen's warning where it found an audit.config, all versions (loadgen.cc, StartTest).
@@ -36,6 +37,10 @@ def seeds(test: Test, wanted: Mapping[str, int | float] | None = None) -> Iterat
         what = f"{name} is {shown}; {test.context.round.name} wants {wants}"
         if test.kind == PERFORMANCE and found == test.context.round.compliance.get("TEST05", {}).get(name):
             what += " (this is TEST05's)"
+        elif others := [other for other in round_names() if load_round(other).seeds.get(name) == found]:
+            what += (
+                f" (this is {others[0]}'s: is the tree of that round? then check it with --round {others[0]})"
+            )
         mend = "use the round's seeds (its mlperf.conf has them) and run the test again"
         yield test.finding("wrong-seed", what, mend, "logged", "error")
 
