@@ -159,8 +159,7 @@ class Console:
         kind, progress = event["event"], self._progress
         if progress is None:
             return
-        if kind == "running" and progress.running_since_s is None:
-            progress.running_since_s = self._clock_s()
+        if kind == "running" and progress.start_clock(self._clock_s()):
             self._next_line_s = self._clock_s() + LINE_EVERY_S
         if kind == "loss":
             self._lost.add(event["worker"])

@@ -161,8 +161,8 @@ class Exporter:
     def event(self, event: dict[str, Any]) -> None:
         """The test process said something."""
         kind = event["event"]
-        if kind == "running" and self._progress is not None and self._progress.running_since_s is None:
-            self._progress.running_since_s = self._clock_s()
+        if kind == "running" and self._progress is not None:
+            self._progress.start_clock(self._clock_s())
         if kind == "loss":
             self._put(lost=self._collector.view.lost | {event["worker"]})
         elif kind in PHASES:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from functools import partial
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 
-def open_plain(path: Path) -> BinaryIO:
-    """Open a regular file, or the one that a link leads to; OSError for anything else."""
-    return open(path, "rb", opener=_regular)
+def open_plain(path: Path, follow: bool = True) -> BufferedReader:
+    """Open a regular file, or with `follow` the one that a link leads to; OSError for anything else."""
+    return open(path, "rb", opener=partial(_regular, more=0 if follow else os.O_NOFOLLOW))
 
 
 def read_plain(path: Path, most_bytes: int) -> bytes:
@@ -23,9 +24,9 @@ def read_plain(path: Path, most_bytes: int) -> bytes:
     return raw
 
 
-def _regular(path: str, flags: int) -> int:
+def _regular(path: str, flags: int, more: int) -> int:
     # Without O_NONBLOCK a pipe nobody writes to is waited for here already.
-    opened = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+    opened = os.open(path, flags | more | os.O_NONBLOCK | os.O_NOCTTY)
     mode = os.fstat(opened).st_mode
     if stat.S_ISREG(mode):
         return opened

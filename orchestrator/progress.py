@@ -31,6 +31,13 @@ class Progress:
     def __post_init__(self) -> None:
         self.now_s = self.began_s
 
+    def start_clock(self, now_s: float) -> bool:
+        """The clock of the test starts; False if it runs already: every sample set of a test says so."""
+        if self.running_since_s is not None:
+            return False
+        self.running_since_s = now_s
+        return True
+
     def look(self, board: Board, now_s: float) -> None:
         """Read the counters."""
         self.now_s = now_s

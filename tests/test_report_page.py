@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, ViewportSize
 
 from orchestrator.record import Record
 from orchestrator.report.page import as_page
 from orchestrator.report.runs import Run
+from tests.browser_pages import PHONE, Opened, artifact_folder, needs_browser, started_browser
 from tests.made_records import invalid, loss, record
 from tests.report_runs import timed
 
 TIME_BUDGET_S = 30
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None
-)
-pytestmark = pytest.mark.part(CHROMIUM is not None, "no browser: apt-get install chromium-headless-shell")
+pytestmark = needs_browser
+browser = pytest.fixture(scope="module")(started_browser)
+artifacts = pytest.fixture(scope="module")(artifact_folder)
 DESKTOP = ViewportSize(width=1280, height=900)
-PHONE = ViewportSize(width=390, height=844)
 TITLES = (
     "Latency distribution",
     "Latency by percentile",
@@ -72,24 +69,6 @@ def hostile() -> Record:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        # As root, as in CI, Chromium starts without its sandbox only; it opens nothing but these pages.
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
-@pytest.fixture(scope="module")
-def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where screenshots stay: $LOADGRID_ARTIFACTS, if somebody wants to see them."""
-    wanted = os.environ.get("LOADGRID_ARTIFACTS")
-    folder = Path(wanted) if wanted else tmp_path_factory.mktemp("artifacts")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("report")
     runs = {
@@ -102,28 +81,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: folder / f"{name}.html" for name in runs}
 
 
-class Opened:
-    """A page, and all that it complained of or asked for."""
-
-    def __init__(self, browser: Browser, path: Path, size: ViewportSize, dark: bool = False) -> None:
-        self.context = browser.new_context(viewport=size, color_scheme="dark" if dark else "light")
-        self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(10_000)
-        self.complaints: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda told: self.complaints.append(told.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto(path.as_uri())
-
-    def close(self) -> None:
-        self.context.close()
-        assert not self.complaints
-        assert len(self.asked) == 1, self.asked
+class OpenedReport(Opened):
+    """The report."""
 
     def wider_than_window(self) -> bool:
         self.page.evaluate("document.querySelectorAll('details').forEach((one) => one.open = true)")
-        return bool(self.page.evaluate("document.documentElement.scrollWidth > innerWidth"))
+        return super().wider_than_window()
 
     def colour(self, of: str, what: str) -> tuple[int, ...]:
         found = self.page.locator(of).first.evaluate(f"(one) => getComputedStyle(one).{what}")
@@ -133,7 +96,7 @@ class Opened:
 def test_the_first_screen_says_whether_it_passed_by_how_much_and_what_limited(
     browser: Browser, made: dict[str, Path]
 ) -> None:
-    opened = Opened(browser, made["one"], DESKTOP)
+    opened = OpenedReport(browser, made["one"], DESKTOP)
     page = opened.page
     assert page.locator(".chip").all_inner_texts()[:4] == ["VALID", "INVALID", "REACHED", "FAILED"]
     first = page.locator(".card").first
@@ -151,7 +114,7 @@ def test_the_first_screen_says_whether_it_passed_by_how_much_and_what_limited(
 def test_every_figure_has_its_words_letters_that_can_be_read_and_colours_that_differ(
     browser: Browser, made: dict[str, Path]
 ) -> None:
-    opened = Opened(browser, made["one"], PHONE)
+    opened = OpenedReport(browser, made["one"], PHONE)
     figures = opened.page.locator("#t0-0 figure")
     assert figures.locator("h4").all_inner_texts() == list(TITLES)
     for one in opened.page.locator("figure svg").all():
@@ -180,7 +143,7 @@ LOOKS = [
 def test_it_fits_the_window_of_a_desktop_and_of_a_phone_in_light_and_dark(
     browser: Browser, made: dict[str, Path], artifacts: Path, which: str, size: ViewportSize, dark: bool
 ) -> None:
-    opened = Opened(browser, made[which], size, dark)
+    opened = OpenedReport(browser, made[which], size, dark)
     name = f"report-{which}-{'phone' if size is PHONE else 'desktop'}-{'dark' if dark else 'light'}"
     opened.page.screenshot(path=artifacts / f"{name}.png")
     if "LOADGRID_ARTIFACTS" in os.environ:
@@ -194,7 +157,7 @@ def test_it_fits_the_window_of_a_desktop_and_of_a_phone_in_light_and_dark(
 def test_runs_side_by_side_show_difference_spread_and_why_they_do_not_compare(
     browser: Browser, made: dict[str, Path]
 ) -> None:
-    opened = Opened(browser, made["two"], DESKTOP)
+    opened = OpenedReport(browser, made["two"], DESKTOP)
     page = opened.page
     assert page.locator("thead th").all_inner_texts()[:4] == ["quantity", "A", "B", "spread"]
     assert "division: A open, B closed" in page.locator(".note.hard").inner_text()
@@ -205,7 +168,7 @@ def test_runs_side_by_side_show_difference_spread_and_why_they_do_not_compare(
 
 
 def test_names_are_text_and_never_markup_or_code(browser: Browser, made: dict[str, Path]) -> None:
-    opened = Opened(browser, made["evil"], PHONE)
+    opened = OpenedReport(browser, made["evil"], PHONE)
     page = opened.page
     assert not opened.wider_than_window()
     assert page.evaluate("window.hit") is None
@@ -225,7 +188,7 @@ def test_what_is_added_to_the_page_does_not_run(
     path.write_text(
         made["two"].read_text(encoding="utf-8") + "<script>window.hit=1</script>", encoding="utf-8"
     )
-    opened = Opened(browser, path, DESKTOP)
+    opened = OpenedReport(browser, path, DESKTOP)
     assert opened.page.evaluate("window.hit") is None
     assert "Content Security Policy" in opened.complaints.pop()
     opened.close()

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, ViewportSize
 
 from orchestrator.results.gather import Gathered
 from orchestrator.results.page import as_page
 from orchestrator.results.rows import Machine, Power, Result, Row
+from tests.browser_pages import PHONE, Opened, artifact_folder, needs_browser, started_browser
 
 TIME_BUDGET_S = 40
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None
-)
-pytestmark = pytest.mark.part(CHROMIUM is not None, "no browser: apt-get install chromium-headless-shell")
+pytestmark = needs_browser
+browser = pytest.fixture(scope="module")(started_browser)
+artifacts = pytest.fixture(scope="module")(artifact_folder)
 DESKTOP = ViewportSize(width=1440, height=900)
-PHONE = ViewportSize(width=390, height=844)
 SUBMITTERS = ("Acme", "Böhm & Söhne", "Zeta")
 EVIL = "</script><script>window.hit=1</script><img src=x onerror=window.hit=1>"
 EVIL_NAME = '"><svg onload=window.hit=1>'
@@ -88,51 +85,14 @@ def hostile_rows() -> Gathered:
     return Gathered((row(0, machine=machine, results=(one,), remarks=(EVIL,), **told),), (EVIL,))
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        # As root, as in CI, Chromium starts without its sandbox only; it opens nothing but these pages.
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
-@pytest.fixture(scope="module")
-def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where screenshots stay: $LOADGRID_ARTIFACTS, if somebody wants to see them."""
-    wanted = os.environ.get("LOADGRID_ARTIFACTS")
-    folder = Path(wanted) if wanted else tmp_path_factory.mktemp("artifacts")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-class Opened:
-    """A page, and all that it complained of or asked for."""
-
-    def __init__(self, browser: Browser, path: Path, size: ViewportSize, dark: bool = False) -> None:
-        self.context = browser.new_context(viewport=size, color_scheme="dark" if dark else "light")
-        self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(10_000)
-        self.complaints: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda told: self.complaints.append(told.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto(path.as_uri())
-
-    def close(self) -> None:
-        self.context.close()
-        assert not self.complaints
-        assert len(self.asked) == 1, self.asked
+class OpenedTable(Opened):
+    """The results page."""
 
     def systems(self) -> list[str]:
         return self.page.locator("tr.row .who .under").all_inner_texts()
 
     def column(self, number: int) -> list[str]:
         return self.page.locator(f"tr.row td:nth-of-type({number})").all_inner_texts()
-
-    def wider_than_window(self) -> bool:
-        return bool(self.page.evaluate("document.documentElement.scrollWidth > innerWidth"))
 
 
 @pytest.fixture(scope="module")
@@ -143,13 +103,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def opened(browser: Browser, made: Path) -> Iterator[Opened]:
-    one = Opened(browser, made, DESKTOP)
+def opened(browser: Browser, made: Path) -> Iterator[OpenedTable]:
+    one = OpenedTable(browser, made, DESKTOP)
     yield one
     one.close()
 
 
-def test_a_table_shows_its_suite_and_division_by_category_with_units(opened: Opened) -> None:
+def test_a_table_shows_its_suite_and_division_by_category_with_units(opened: OpenedTable) -> None:
     page = opened.page
     tabs = page.locator("#tabs button").all_inner_texts()
     assert tabs == ["Datacenter · Closed40", "Edge · Closed1", "Edge · Open1"]
@@ -166,7 +126,7 @@ def test_a_table_shows_its_suite_and_division_by_category_with_units(opened: Ope
     )
 
 
-def test_a_column_sorts_both_ways_by_value_with_the_empty_last(opened: Opened) -> None:
+def test_a_column_sorts_both_ways_by_value_with_the_empty_last(opened: OpenedTable) -> None:
     page = opened.page
     server = page.get_by_role("columnheader", name="Server").get_by_role("button")
     numbers = [float(text.replace(",", "")) for text in opened.column(6)[:34]]
@@ -185,7 +145,7 @@ def test_a_column_sorts_both_ways_by_value_with_the_empty_last(opened: Opened) -
     assert opened.systems()[9].startswith("Box 11 ")  # 3 and 10 are previews: by number, not by letter
 
 
-def test_text_and_choices_filter_rows_and_columns_and_reset_brings_all_back(opened: Opened) -> None:
+def test_text_and_choices_filter_rows_and_columns_and_reset_brings_all_back(opened: OpenedTable) -> None:
     page = opened.page
     page.fill("#text", "söhne BOX_4")
     page.locator("#count", has_text="1 row,").wait_for()
@@ -208,7 +168,7 @@ def test_text_and_choices_filter_rows_and_columns_and_reset_brings_all_back(open
     assert "acc 76.456" in page.locator("tr.row").first.inner_text()
 
 
-def test_details_open_and_close_by_keyboard_and_keep_the_focus(opened: Opened) -> None:
+def test_details_open_and_close_by_keyboard_and_keep_the_focus(opened: OpenedTable) -> None:
     page = opened.page
     button = page.locator("tr.row", has_text="Box 2 (").locator(".open")
     button.focus()
@@ -226,7 +186,7 @@ def test_details_open_and_close_by_keyboard_and_keep_the_focus(opened: Opened) -
     assert page.evaluate("document.activeElement.textContent") == "System"
 
 
-def test_the_header_and_the_first_column_stay_while_the_table_scrolls(opened: Opened) -> None:
+def test_the_header_and_the_first_column_stay_while_the_table_scrolls(opened: OpenedTable) -> None:
     before, after = opened.page.evaluate("""() => {
         const frame = document.getElementById("frame");
         const top = (one) => Math.round(one.getBoundingClientRect().top);
@@ -243,7 +203,7 @@ def test_the_header_and_the_first_column_stay_while_the_table_scrolls(opened: Op
 def test_it_fits_the_window_of_a_desktop_and_of_a_phone_in_light_and_dark(
     browser: Browser, made: Path, artifacts: Path, size: ViewportSize, dark: bool
 ) -> None:
-    opened = Opened(browser, made, size, dark)
+    opened = OpenedTable(browser, made, size, dark)
     page = opened.page
     name = f"results-{'phone' if size is PHONE else 'desktop'}-{'dark' if dark else 'light'}"
     assert not opened.wider_than_window()
@@ -261,7 +221,7 @@ def test_it_fits_the_window_of_a_desktop_and_of_a_phone_in_light_and_dark(
     opened.close()
 
 
-def test_the_colours_can_be_chosen(opened: Opened) -> None:
+def test_the_colours_can_be_chosen(opened: OpenedTable) -> None:
     page = opened.page
     colours = []
     for _ in range(3):
@@ -273,7 +233,7 @@ def test_the_colours_can_be_chosen(opened: Opened) -> None:
 def test_names_from_a_tree_are_text_and_never_markup_or_code(browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "evil.html"
     path.write_text(as_page(hostile_rows()), encoding="utf-8")
-    opened = Opened(browser, path, DESKTOP)
+    opened = OpenedTable(browser, path, DESKTOP)
     page = opened.page
     page.locator(".open").click()
     page.locator("thead .sort").last.click()
@@ -290,7 +250,7 @@ def test_what_is_not_the_pages_own_script_does_not_run(browser: Browser, made: P
     """The policy in the page holds even where somebody adds to it."""
     path = tmp_path / "changed.html"
     path.write_text(made.read_text(encoding="utf-8") + "<script>window.hit=1</script>", encoding="utf-8")
-    opened = Opened(browser, path, DESKTOP)
+    opened = OpenedTable(browser, path, DESKTOP)
     assert opened.page.evaluate("window.hit") is None and len(opened.systems()) == 40
     assert "Content Security Policy" in opened.complaints.pop()
     opened.close()

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from orchestrator.check.models import guessed_model
 from orchestrator.rules import Benchmark, Place, Round, RulesError, load_round
+from orchestrator.submission.guessed_models import guessed_model
 from orchestrator.submission.layout import MAPPING, Layout, layout_of
 from orchestrator.submission.tree import Cell, Submission
 

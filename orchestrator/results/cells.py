@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.check.models import guessed_model
 from orchestrator.loadgen_logs import holds_logs, read_run
 from orchestrator.loadgen_metrics import Metric, RoundNumber
 from orchestrator.loadgen_run import LoadgenRun, round_of
@@ -18,6 +17,7 @@ from orchestrator.power.figures import PowerError, power_figure
 from orchestrator.results.reading import LOGS, Unreadable, inside, json_object, strays, text_lines, told_path
 from orchestrator.results.rows import SCENARIOS, Power, Result
 from orchestrator.results.scores import scores
+from orchestrator.submission.guessed_models import guessed_model
 from orchestrator.submission.layout import MAPPING, POWER_FILES, RUN, SPL, layout_of
 from orchestrator.submission.tree import Cell
 

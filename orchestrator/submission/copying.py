@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from io import BufferedReader
 from pathlib import Path
 
+from orchestrator import plain_files
 from orchestrator.submission.refusal import SubmitError
 
 CHUNK_BYTES = 1 << 20
@@ -16,16 +16,11 @@ CHUNK_BYTES = 1 << 20
 def open_plain(path: Path) -> BufferedReader:
     """A file to read, of which the kernel says that it is plain; SubmitError for a link, a pipe or none."""
     try:
-        # O_NONBLOCK: the open of a pipe that nobody writes to would wait for ever.
-        opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        return plain_files.open_plain(path, follow=False)
     except OSError as error:
         if path.is_file() and not path.is_symlink():
             raise  # no permission, a disk's fault
         raise SubmitError(f"{path} is missing or no plain file: {error.strerror}") from None
-    if not stat.S_ISREG(os.fstat(opened).st_mode):
-        os.close(opened)
-        raise SubmitError(f"{path} is no plain file")
-    return os.fdopen(opened, "rb")
 
 
 def copy_plain(source: Path, target: Path, digest: str | None, mode: int = 0o666) -> None:

@@ -6,20 +6,9 @@ from collections.abc import Mapping
 
 from orchestrator.rules import Benchmark, Round
 from orchestrator.submission.gather import Evidence
+from orchestrator.submission.guessed_models import guessed_model
 from orchestrator.submission.layout import Layout
 from orchestrator.submission.refusal import SubmitError, safe_name
-
-# What the checkers of v1.0.1 and r1.1 (get_mlperf_model) take a name of the open division for, by its parts.
-_GUESSED = (
-    ("ssdlite", "ssd-small"),
-    ("ssd-inception", "ssd-small"),
-    ("yolo", "ssd-small"),
-    ("ssd-mobilenet", "ssd-small"),
-    ("ssd-resnet50", "ssd-small"),
-    ("mobilenet", "resnet"),
-    ("efficientnet", "resnet"),
-    ("rcnn", "ssd-small"),
-)
 
 
 def official_folder(benchmark: Benchmark) -> str:
@@ -36,7 +25,7 @@ def model_folder(
     own = model_used(found, division, cell, models)
     if own is None or own in found.benchmark_names():
         return official_folder(benchmark)
-    if layout.one_tree or guessed(own) == benchmark.name:
+    if layout.one_tree or guessed_model(own, layout) == benchmark.name:
         return safe_name("the model's name", own)
     return official_folder(benchmark)
 
@@ -58,11 +47,6 @@ def model_used(found: Round, division: str, cell: Evidence, models: Mapping[str,
     if not own or facts.get("engine") == "echo" or own == benchmark.reference.model:
         return None
     return own
-
-
-def guessed(model: str) -> str | None:
-    """The benchmark that the v1.x checkers take a model's name for; None if they take it for none."""
-    return next((benchmark for part, benchmark in _GUESSED if part in model), None)
 
 
 def by_benchmark(found: Round, given: Mapping[str, str], cells: list[Evidence], what: str) -> dict[str, str]:
