@@ -139,6 +139,7 @@ class Series:
     def _halve(self) -> None:
         """Half as many spans, each twice as long; counts and histograms merge by adding."""
         self.span_ns *= 2
+        self._used = -(-self._used // 2)
         half = MOST_SPANS // 2
         for values in (*self._counts.values(), self._latency):
             values[:half] = values[0::2] + values[1::2]
