@@ -35,9 +35,15 @@ os.execv(sys.argv[2], sys.argv[2:])
 LONG = {"duration_ms": 60_000, "qps": 100, "batch_us": 4000, "limit_ms": 2000}
 
 
+def logged(program: Program, test: str) -> bool:
+    """Whether LoadGen has written of this running test to the disk; its logger does so a moment later."""
+    return any(":::MLLOG" in log.read_text() for log in program.runs.glob(f"*/{test}.partial/{DETAIL}"))
+
+
 def interrupted(program: Program, test: str, number: signal.Signals, limit_s: float = END_LIMIT_S) -> None:
     """Signal a running test; all that must hold after it."""
     program.wait_said(": running")
+    assert eventually(lambda: logged(program, test), 20.0), "LoadGen writes its log while it runs"
     sent = program.signal(number)
     assert program.end(limit_s + 10) == 130, program.said
     assert time.monotonic() - sent < limit_s, program.said

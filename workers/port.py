@@ -25,6 +25,10 @@ HEARTBEAT_TIMEOUT_MS = 30_000
 CURVE_BYTES = 1024
 # Parts above this are received without a copy.
 NO_COPY_BYTES = 65536
+# A silent reconnect lost 4 answers of 20: a link that broke stays broken, and the loss is told. Not -1, with which
+# libzmq takes the connection's pipe away and what had come in it: on two busy cores the last message before a close
+# was lost 90 times of 600 (this way never). The longest that libzmq takes is 24 days.
+NEVER_MS = 2**31 - 1
 # A system call costs about as much as this.
 MIN_SLEEP_NS = 20_000
 HANDSHAKE_FAILURES = (
@@ -111,8 +115,7 @@ class DealerPort:
         self._socket = self._context.socket(zmq.DEALER)
         harden(self._socket)
         self._socket.setsockopt(zmq.ROUTING_ID, identity)
-        # A silent reconnect lost 4 answers of 20: a link that broke stays broken, and the loss is told.
-        self._socket.setsockopt(zmq.RECONNECT_IVL, -1)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, NEVER_MS)
         self._socket.setsockopt(zmq.CONNECT_TIMEOUT, 10_000)
         if "[" in endpoint:
             self._socket.setsockopt(zmq.IPV6, 1)
