@@ -29,6 +29,7 @@ from orchestrator.quiet import Quiet
 from orchestrator.record import Record
 from orchestrator.rules import load_round
 from orchestrator.timings import STAGES
+from orchestrator.watching import Watcher, Watchers
 
 app = typer.Typer(no_args_is_help=True, help="Measure the path itself with a null model, or an engine.")
 app.command()(bench_engine.engine)
@@ -109,7 +110,8 @@ class Bench:
 
     def __init__(self, path: NullPath, address: str, folder: Path, note: Callable[[str], None]) -> None:
         self._path = path
-        self._session = Session(path.manifest("Server", 1.0, 1.0), address, Quiet(note))
+        self._quiet = Quiet(note)
+        self._session = Session(path.manifest("Server", 1.0, 1.0), address, self._quiet)
         self._folder = folder
 
     def __enter__(self) -> Bench:
@@ -119,8 +121,11 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         self._session.__exit__()
 
-    def test(self, scenario: str, qps: float, duration_s: float) -> tuple[Record, TestSpec, Path]:
-        """Run one test; returns its record, its spec and its folder."""
+    def test(
+        self, scenario: str, qps: float, duration_s: float, *watchers: Watcher
+    ) -> tuple[Record, TestSpec, Path]:
+        """Run one test, watched by whom you name; returns its record, its spec and its folder."""
+        self._session.watcher = Watchers(self._quiet, *watchers)
         manifest = self._path.manifest(scenario, qps, duration_s)
         spec = plan(manifest, load_round(manifest.round))[0]
         run = RunPaths.new(self._folder, "bench")
@@ -221,7 +226,7 @@ def null(
     """Server through Ray actors, TCP and CURVE at given rates, and LoadGen alone beside each."""
     path = NullPath(workers, payload_bytes, response_bytes, security, max_batch, io_threads)
     rows = []
-    with _folder() as folder, Bench(path, address, Path(folder), _note(as_json)) as bench:
+    with bench_folder() as folder, Bench(path, address, Path(folder), noter(as_json)) as bench:
         for rate in qps:
             record, spec, test_folder = bench.test("Server", rate, duration_s)
             row = figures(record, rate, path, duration_s)
@@ -248,12 +253,12 @@ def sweep(
     """The highest VALID rate at a 15 ms limit: doubling, then halving the bracket; two tries a rate."""
     path = NullPath(workers, payload_bytes, response_bytes, security, max_batch, io_threads)
     rows: list[dict[str, Any]] = []
-    with _folder() as folder, Bench(path, address, Path(folder), _note(as_json)) as bench:
+    with bench_folder() as folder, Bench(path, address, Path(folder), noter(as_json)) as bench:
 
         def holds(qps: float) -> bool:
             for _ in range(SWEEP_TRIES):
                 rows.append(figures(bench.test("Server", qps, duration_s)[0], qps, path, duration_s))
-                _note(as_json)(f"{qps:,.0f} queries/s: {'VALID' if rows[-1]['valid'] else 'INVALID'}")
+                noter(as_json)(f"{qps:,.0f} queries/s: {'VALID' if rows[-1]['valid'] else 'INVALID'}")
                 if rows[-1]["valid"]:
                     return True
             return False
@@ -299,7 +304,7 @@ def offline(
 ) -> None:
     """One huge Offline query: how soon the first answer comes, and how many samples a second follow."""
     path = NullPath(workers, 0, response_bytes, security, max_batch, 0)
-    with _folder() as folder, Bench(path, address, Path(folder), _note(as_json)) as bench:
+    with bench_folder() as folder, Bench(path, address, Path(folder), noter(as_json)) as bench:
         # LoadGen asks 1.1 x target_qps x min_duration samples.
         record = bench.test("Offline", samples / 1.1, 1.0)[0]
     start = record.driver["start_s"]
@@ -322,11 +327,13 @@ def offline(
     raise typer.Exit(0 if record.status == "finished" else EXIT_INVALID)
 
 
-def _folder() -> tempfile.TemporaryDirectory[str]:
+def bench_folder() -> tempfile.TemporaryDirectory[str]:
+    """Where a bench's tests lie until it ends."""
     return tempfile.TemporaryDirectory(prefix="loadgrid-bench-")
 
 
-def _note(as_json: bool) -> Callable[[str], None]:
+def noter(as_json: bool) -> Callable[[str], None]:
+    """Who says how a bench goes: nobody, where the output is for machines."""
     return (lambda text: None) if as_json else (lambda text: print(text, file=sys.stderr))
 
 

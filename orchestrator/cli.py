@@ -17,6 +17,7 @@ import typer
 from orchestrator import (
     __version__,
     bench,
+    bench_watch,
     check_command,
     cluster,
     doctor,
@@ -63,6 +64,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="MLPerf Inference on a cluster: the official LoadGen over workers that Ray places.",
 )
+bench.app.command("watch")(bench_watch.watch)
 app.add_typer(bench.app, name="bench")
 app.command("log")(log_command.show)
 app.command("check")(check_command.check)

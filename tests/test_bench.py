@@ -53,6 +53,16 @@ def test_null_prints_every_figure_of_both_paths_and_their_ratio(tmp_path: Path, 
         assert set(row["stages_ms"]) >= {"driver_queue", "wire", "worker_queue", "compute", "return"}
 
 
+def test_watch_scrapes_every_second_test_and_compares_pairs(tmp_path: Path, local_ray: LocalRay) -> None:
+    short = ["--qps", "500", "--rounds", "1", "--duration-s", "1", "--every-s", "0.1"]
+    found = bench(tmp_path, local_ray, "watch", *short, code=None)
+    [alone], [watched] = found["unwatched"], found["watched"]
+    assert "scrapes" not in alone and watched["scrapes"] >= 2
+    assert watched["scrape_bytes"] > 1000 and watched["scrape_ms"] > 0
+    for key in ("p50_ms", "p99_ms", "driver_cpu_us_per_sample"):
+        assert found["median"][key]["ratio"] == pytest.approx(watched[key] / alone[key], abs=1e-3)
+
+
 @pytest.mark.parametrize("security", ["curve", "none"])
 def test_values_travel_under_both_securities(tmp_path: Path, local_ray: LocalRay, security: str) -> None:
     sizes = ["--payload-bytes", "150528", "--response-bytes", "100000", "--security", security]

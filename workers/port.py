@@ -25,9 +25,9 @@ HEARTBEAT_TIMEOUT_MS = 30_000
 CURVE_BYTES = 1024
 # Parts above this are received without a copy.
 NO_COPY_BYTES = 65536
-# A silent reconnect lost 4 answers of 20: a link that broke stays broken, and the loss is told. Not -1, with which
-# libzmq takes the connection's pipe away and what had come in it: on two busy cores the last message before a close
-# was lost 90 times of 600 (this way never). The longest that libzmq takes is 24 days.
+# A silent reconnect lost 4 answers of 20: a link that broke stays broken, and the loss is told. Not by -1:
+# libzmq then takes the connection's pipe away with all that had come in it. On two busy cores the last
+# message before a close was lost 90 times of 600, and this way never. libzmq takes 24 days at most.
 NEVER_MS = 2**31 - 1
 # A system call costs about as much as this.
 MIN_SLEEP_NS = 20_000
