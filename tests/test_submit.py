@@ -16,12 +16,15 @@ from typing import Any
 import pytest
 
 from orchestrator.paths import ACCURACY_LOG, BASELINE_TXT, COMPLIANCE_TXT
+from orchestrator.provenance import code_sha256
+from orchestrator.record import read_record
 from orchestrator.rules import load_round, round_names
 from orchestrator.settings import attributes_of, table
 from orchestrator.submission.build import Built, Wishes, submit
 from orchestrator.submission.facts import INPUTS
 from orchestrator.submission.layout import POWER_FILES
 from orchestrator.submission.mlperf_conf import mlperf_conf
+from orchestrator.submission.own_source import NOT_HERE
 from tests.made_runs import made_run, made_system, rerecord
 from workers.tasks import _TASKS
 
@@ -72,7 +75,7 @@ def test_a_closed_tree_of_v6_1_has_every_file_of_a_result_in_its_folder(tmp_path
         }
         wanted |= set(results(place, {f"{place}/TEST01": TEST01, f"{place}/TEST04": VERIFIED}))
     assert files_of(built.root) == wanted
-    assert (built.missing, built.left_out, built.originals) == ((), (), None)
+    assert (built.missing, built.left_out, built.originals) == ((), (NOT_HERE,), None)
     assert [(cell.model, cell.scenario) for cell in built.cells] == [
         ("resnet50", s) for s in sorted(scenarios)
     ]
@@ -359,6 +362,19 @@ def test_the_users_own_code_is_copied_without_what_tools_leave(tmp_path: Path) -
     built = build(tmp_path, made_run(tmp_path / "runs"), code=own, implementation="h100-fp16")
     place = built.root / "closed/ACME/src/resnet50/h100-fp16"
     assert files_of(place / "source") == {"kernel/fast.cu", "kernel/__init__.py"}
-    assert {line.partition(":")[0] for line in built.left_out} == {
+    assert {line.partition(":")[0] for line in built.left_out if line != NOT_HERE} == {
         f"{own}/.git", f"{own}/.env", f"{own}/__pycache__",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("round_name", ["v1.1", "v6.1"])
+def test_the_source_that_ran_is_in_the_tree_byte_for_byte(tmp_path: Path, round_name: str) -> None:
+    run = made_run(tmp_path / "runs", round_name=round_name)
+    for file in run.glob("*/record.json"):
+        rerecord(file.parent, versions={**read_record(file).versions, "code": code_sha256()})
+    built = build(tmp_path, run)
+    assert NOT_HERE not in built.left_out
+    place = built.root / "closed/ACME" / ("src" if round_name == "v6.1" else "code")
+    assert code_sha256(place / "loadgrid") == code_sha256()
+    assert (place / "loadgrid/orchestrator/rounds/v6.1.yaml").is_file()
+    assert "`../../loadgrid`" in (place / "resnet50/loadgrid/README.md").read_text()

@@ -24,6 +24,7 @@ from orchestrator.submission.layout import MAPPING
 from orchestrator.submission.missing import failures, missing
 from orchestrator.submission.mlperf_conf import mlperf_conf
 from orchestrator.submission.names import official_folder
+from orchestrator.submission.own_source import FOLDER, NOT_HERE, is_what_ran, write_own_source
 from orchestrator.submission.planned import Plan, Wishes, planned, why_unofficial
 from orchestrator.submission.proven import refuse_contradictions, unproven
 from orchestrator.submission.readme import Described, readme
@@ -200,16 +201,22 @@ def _write_bandwidth(plan: Plan, tree: TreeWriter) -> list[str]:
 def _write_code(plan: Plan, tree: TreeWriter) -> list[str]:
     folder = plan.wishes.code
     own, left_out = own_files(folder) if folder else ([], [])
+    told = [f"{folder}/{name}: hidden, or left by a tool" for name in left_out]
+    ran_here = is_what_ran(plan.cells)
+    if ran_here:
+        write_own_source(tree, plan.base / plan.layout.code / FOLDER)
+    else:
+        told.append(NOT_HERE)
     for model in dict.fromkeys(plan.folder(cell) for cell in plan.cells):
         cells = [cell for cell in plan.cells if plan.folder(cell) == model]
         place = plan.base / plan.code(model)
-        tree.write(place / "README.md", code_readme(cells, folder))
+        tree.write(place / "README.md", code_readme(cells, folder, ran_here))
         for cell in cells:
             if cell.inferred_from is None:
                 tree.write(place / "manifests" / f"{cell.scenario}.yaml", cell.performance.manifest.raw)
         for name in own:
             tree.copy(Path(folder or "", name), place / SOURCE / name)
-    return [f"{folder}/{name}: hidden, or left by a tool" for name in left_out]
+    return told
 
 
 def _mapping(plan: Plan) -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from orchestrator.submission.gather import Evidence
 from orchestrator.submission.keys import looks_like_key
 from orchestrator.submission.layout import LARGEST_FILE_BYTES, Layout
+from orchestrator.submission.own_source import FOLDER
 from orchestrator.submission.readme import DRAFT
 from orchestrator.submission.refusal import SAFE_NAME, SubmitError, several
 from orchestrator.submission.writer import TreeWriter
@@ -20,8 +21,8 @@ LARGEST_DOCUMENT_BYTES = 4 << 20
 _LEAVINGS = {"__pycache__", "node_modules"}
 
 
-def code_readme(cells: Sequence[Evidence], own: Path | None) -> str:
-    """How to get what computed the results of a model."""
+def code_readme(cells: Sequence[Evidence], own: Path | None, with_source: bool) -> str:
+    """How to get what computed the results of a model; `with_source`: LoadGrid's own lies in the tree."""
     record = cells[0].performance.record
     commit = record.versions.get("commit")
     lines = [
@@ -49,6 +50,8 @@ def code_readme(cells: Sequence[Evidence], own: Path | None) -> str:
         "",
         "The README.md of each result names versions, hashes and commands of its own run.",
     ]
+    if with_source:
+        lines += ["", f"The very source that ran, byte for byte, is in `../../{FOLDER}`."]
     if own is not None:
         lines += ["", f"The submitter's own part of the implementation is in `{SOURCE}`."]
     return "\n".join(lines) + "\n"
