@@ -16,6 +16,7 @@ from typing import Any
 
 from orchestrator.record import Record, read_record
 from tests.processes import (
+    PATIENCE,
     HarnessError,
     alive,
     all_pids,
@@ -143,7 +144,7 @@ class Program:
     def end(self, limit_s: float) -> int:
         """Wait for its end; its exit code."""
         try:
-            code = self.process.wait(limit_s)
+            code = self.process.wait(limit_s * PATIENCE)
         except subprocess.TimeoutExpired:
             raise HarnessError(f"it did not end in {limit_s:g} s:\n{self.said}") from None
         self._reader.join(5.0)

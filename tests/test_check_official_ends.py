@@ -14,7 +14,7 @@ import pytest
 from orchestrator.check import official
 from orchestrator.check.official import OfficialError, run_official
 from tests.made_checkouts import checkout
-from tests.processes import all_pids, command_line, eventually
+from tests.processes import PATIENCE, all_pids, command_line, eventually
 
 TIME_BUDGET_S = 30
 
@@ -66,7 +66,7 @@ def test_whatever_ends_loadgrid_nothing_of_the_checker_is_left(tmp_path: Path) -
         assert runs(str(places))
         process.send_signal(number)
     for process, _, mark, places in started:
-        process.wait(LIMIT_S)
+        process.wait(LIMIT_S * PATIENCE)
         assert eventually(partial(gone, mark, str(places)), LIMIT_S)
         assert not list(places.iterdir())
 

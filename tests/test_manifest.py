@@ -20,6 +20,7 @@ from orchestrator.manifest import (
     manifest_schema,
     parse_manifest,
 )
+from tests.processes import PATIENCE
 
 TIME_BUDGET_S = 15.0
 
@@ -261,7 +262,7 @@ def test_billion_laughs_are_refused_before_anything_is_built() -> None:
     started = time.monotonic()
     error = _error("\n".join(lines))
     assert "more than 10000 values with its aliases written out" in str(error)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 1 * PATIENCE
 
 
 def test_aliases_cannot_nest_deeper_than_written_text() -> None:

@@ -16,14 +16,14 @@ import pytest
 from orchestrator.paths import DETAIL, USER_CONF
 from orchestrator.record import read_record
 from orchestrator.stop import SAME_WISH_S, Interrupted, Stop
-from tests.processes import alive, command_line, eventually
+from tests.processes import PATIENCE, alive, command_line, eventually
 from tests.program import LOADGRID, Program, manifest
 from tests.ray_nodes import LocalRay, clean_environment
 
 TIME_BUDGET_S = 100
 
 # From the signal to the end; the first of the two is for a run that has no Ray of its own to end.
-END_LIMIT_S = 5.0
+END_LIMIT_S = 5.0 * PATIENCE
 # The first terminal that the leader of a session opens is its own: it hears of the hang-up.
 HANG_UP = """
 import os, sys
@@ -47,7 +47,7 @@ def interrupted(program: Program, test: str, number: signal.Signals, limit_s: fl
     sent = program.signal(number)
     assert program.end(limit_s + 10) == 130, program.said
     assert time.monotonic() - sent < limit_s, program.said
-    program.nothing_left_in(1.0)
+    program.nothing_left_in(5.0)
     record = program.record(test)
     assert (record.status, record.reason) == ("interrupted", f"{number.name} received")
     assert record.official is False
@@ -110,7 +110,7 @@ def test_a_second_signal_does_not_wait_for_a_test_process_that_hangs(tmp_path: P
             program.end(SAME_WISH_S + 0.2)
         program.signal(signal.SIGINT)
         assert program.end(END_LIMIT_S) == 130
-        program.nothing_left_in(1.0)
+        program.nothing_left_in(5.0)
         assert program.said.endswith("interrupted: SIGINT received")
 
 
@@ -145,7 +145,7 @@ def test_a_terminal_that_closes_ends_a_test_with_a_record(tmp_path: Path) -> Non
     try:
         said = b""
         while b"running" not in said:
-            assert select.select([ours], (), (), 20.0)[0], said
+            assert select.select([ours], (), (), 20.0 * PATIENCE)[0], said
             said += os.read(ours, 4096)
         os.close(theirs)  # not before: a terminal that nobody has open cannot be read
         os.close(ours)
@@ -189,7 +189,7 @@ def test_a_killed_driver_leaves_the_cluster_and_no_actor(tmp_path: Path, local_r
         assert len(actors_of(local_ray)) == 2
         program.signal(signal.SIGKILL)
         assert eventually(lambda: not actors_of(local_ray), 5.0)
-        program.nothing_left_in(1.0)
+        program.nothing_left_in(5.0)
     assert local_ray.node.alive
 
 
@@ -200,7 +200,7 @@ def test_a_killed_test_process_fails_the_test_with_a_message_and_the_next_one_ru
         (child,) = program.below("orchestrator.testrun")
         os.kill(child, signal.SIGKILL)
         assert program.end(20.0) == 4, program.said
-        program.nothing_left_in(1.0)
+        program.nothing_left_in(5.0)
         record = program.record("Server-performance", "killed")
         assert record.status == "failed"
         assert record.reason == "the test process died (signal SIGKILL)"

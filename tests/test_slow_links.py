@@ -172,13 +172,14 @@ def test_a_flood_of_messages_to_drop_leaves_the_owner_free_and_the_worker_heard(
         stranger = DealerPort(link.endpoint, b"nobody", link.server_key, keys)
         for _ in range(5000):
             stranger.send([b"drop me"])
-        assert eventually(lambda: readable(link._socket), 5, every_s=0.01)
+        for _ in range(3):  # the owner is free again while messages still wait
+            assert eventually(lambda: readable(link._socket), 5, every_s=0.01)
+            assert link.recv() is None
         port = DealerPort(link.endpoint, b"W0", link.server_key, keys)
         port.send([b"hello"])
-        calls, end = 0, time.monotonic() + 10
+        end = time.monotonic() + 10
         while (got := link.recv()) is None and time.monotonic() < end:
-            calls += 1
             link.wait(20)
-        assert got is not None and got[0] == 0 and calls > 3
+        assert got is not None and got[0] == 0
         stranger.close()
         port.close()

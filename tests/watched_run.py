@@ -18,7 +18,7 @@ from typing import Any
 from orchestrator.paths import ACCURACY_LOG, DETAIL
 from orchestrator.record import Record, read_record
 from tests import two_hosts as lan
-from tests.processes import HarnessError, alive, command_line, eventually
+from tests.processes import PATIENCE, HarnessError, alive, command_line, eventually
 
 LOADGRID = str(Path(sys.executable).parent / "loadgrid")
 SAY_LIMIT_S = 40.0
@@ -108,7 +108,7 @@ class WatchedRun:
     def end(self, limit_s: float = END_LIMIT_S) -> int:
         """Wait for the program's end; its exit code."""
         try:
-            code = self.process.wait(limit_s)
+            code = self.process.wait(limit_s * PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise HarnessError(f"the run did not end in {limit_s:g} s:\n{self.said}") from None
