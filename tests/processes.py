@@ -19,7 +19,7 @@ class HarnessError(RuntimeError):
     """The test hosts could not be made or did not answer: says which and why."""
 
 
-# How much longer than on two quiet cores everything may take: what is promised, and what is waited for at most.
+# How much longer than on two quiet cores everything may take: what is promised, and what is waited for.
 PATIENCE = float(os.environ.get("LOADGRID_TEST_PATIENCE", "1"))
 
 
