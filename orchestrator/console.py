@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import codecs
 import os
 import sys
 import time
@@ -11,29 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console as Terminal
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.live import Live
-from rich.rule import Rule
-from rich.spinner import Spinner
-from rich.table import Table
 from rich.text import Text
 
 from orchestrator.course import Course
+from orchestrator.liveview import Seen, test_view
 from orchestrator.manifest import Manifest
-from orchestrator.phrases import bar, clock, duration, loss_story, ms, plural, rate, verdict
+from orchestrator.phrases import duration, loss_story, ms, plural, verdict
 from orchestrator.plan import TestSpec
 from orchestrator.planview import show_plan
 from orchestrator.preparing import Preparing
 from orchestrator.progress import Progress
 from orchestrator.record import Record
-from orchestrator.tables import facts_grid, plain_table, run_report, test_report
+from orchestrator.tables import run_report, test_report
 from orchestrator.timings import Board
 
 # Rendering takes time from the test when both share two cores: twice a second is smooth enough.
 REFRESH_PER_S = 2
 LINE_EVERY_S = 10.0
-LIVE_FRAME_LINES = 12  # of the live view, without its workers
-FEWEST_WORKERS_SHOWN = 3
 PHASES = {
     "began": "starting the test process",
     "endpoint": "workers are attaching",
@@ -42,7 +39,10 @@ PHASES = {
     "running": "running",
     "result": "reading LoadGen's logs",
 }
-ESTIMATE = "the driver's own estimate; LoadGen's verdict comes at the end"
+RESEMBLING = {
+    **dict.fromkeys("█▇▆", "#"), **dict.fromkeys("▅▄▉▊▋", "="), **dict.fromkeys("▃▂▁▌▍▎▏–", "-"),
+    **dict.fromkeys("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏·", "*"), "…": "~", "×": "x", "≥": ">", "≤": "<", "µ": "u", "−": "-",
+}  # fmt: skip
 
 
 def print_plan(manifest: Manifest, specs: Sequence[TestSpec]) -> None:
@@ -61,11 +61,19 @@ class PatientTerminal(Terminal):
         os.close(nowhere)
 
 
+def _resembling(error: UnicodeError) -> tuple[str, int]:
+    """An error handler of codecs: what stands for characters that an encoding lacks, cell by cell."""
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start : error.end]
+    return "".join(RESEMBLING.get(one, "?") for one in lacking), error.end
+
+
 def open_terminal() -> Terminal:
-    """Standard output; a character that it cannot show becomes a question mark, not an exception."""
+    """Standard output; a character that it cannot show becomes one that resembles it, not an exception."""
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
-        reconfigure(errors="replace")
+        codecs.register_error("loadgrid.resembling", _resembling)
+        reconfigure(errors="loadgrid.resembling")
     return PatientTerminal(highlight=False)
 
 
@@ -84,6 +92,8 @@ class Console:
     ) -> None:
         self._brief = brief
         self._terminal = terminal or open_terminal()
+        # A terminal that cannot move its cursor gets lines, as a log does.
+        self._moves = self._terminal.is_terminal and not self._terminal.is_dumb_terminal
         self._clock_s = clock_s
         self._wall = wall
         self._live: Live | None = None
@@ -96,7 +106,7 @@ class Console:
         self._progress: Progress | None = None
         self._phase = ""
         self._workers: list[str] = []
-        self._lost: set[str] = set()
+        self._lost: dict[str, str] = {}
         self._board: Board | None = None
         self._course: Course | None = None
         self._next_line_s = 0.0
@@ -107,7 +117,7 @@ class Console:
         """Something slow and untimed begins."""
         self._doing = Preparing(what, self._clock_s())
         self._next_line_s = self._clock_s() + LINE_EVERY_S
-        if not self._terminal.is_terminal:  # a terminal shows it moving
+        if not self._moves:  # a terminal shows it moving
             self._say(f"preparing {what}")
         self._open()
 
@@ -117,7 +127,7 @@ class Console:
         if doing is None:
             return
         worth_a_line = doing.heard(step, done, total, now) or now >= self._next_line_s
-        if worth_a_line and not self._terminal.is_terminal:
+        if worth_a_line and not self._moves:
             self._next_line_s = now + LINE_EVERY_S
             self._say(f"{doing.what}: {doing.words(now)}")
 
@@ -149,7 +159,7 @@ class Console:
         """A test begins."""
         self._number += 1
         self._progress = Progress(spec, self._clock_s())
-        self._workers, self._lost, self._board, self._course = list(workers), set(), None, None
+        self._workers, self._lost, self._board, self._course = list(workers), {}, None, None
         self._doing = None
         self._enter("began")
         self._open()
@@ -159,10 +169,10 @@ class Console:
         kind, progress = event["event"], self._progress
         if progress is None:
             return
-        if kind == "running" and progress.start_clock(self._clock_s()):
+        if kind == "running" and progress.start_clock(self._clock_s(), event.get("samples")):
             self._next_line_s = self._clock_s() + LINE_EVERY_S
         if kind == "loss":
-            self._lost.add(event["worker"])
+            self._lost[event["worker"]] = f"at {duration(progress.elapsed_s)}: {event['reason']}"
             story = loss_story(event["reason"], event["moved"], self._on_loss)
             self._say(f"lost {event['worker']}: {story}", "bold yellow")
         elif kind == "stuck":
@@ -179,7 +189,7 @@ class Console:
         if progress is None or progress.running_since_s is None:
             return
         progress.look(board, now)
-        if not self._terminal.is_terminal and now >= self._next_line_s:
+        if not self._moves and now >= self._next_line_s:
             self._next_line_s = now + LINE_EVERY_S
             heading = f"; {self._course.word}: {self._course.why}" if self._course else ""
             self._say(f"{progress.spec.name}: {progress.line()}{heading}")
@@ -217,13 +227,18 @@ class Console:
         if PHASES[phase] == self._phase:
             return
         self._phase = PHASES[phase]
-        if not self._terminal.is_terminal and self._progress is not None:
-            where = f" ({self._number} of {self._count})" if self._count else ""
-            self._say(f"{self._progress.spec.name}{where}: {self._phase}")
+        if not self._moves and self._progress is not None:
+            self._say(f"{self._title()}: {self._phase}")
+
+    def _title(self) -> str:
+        """The test that runs, and which of how many it is."""
+        assert self._progress is not None
+        where = f" ({self._number} of {self._count})" if self._count else ""
+        return f"{self._progress.spec.name}{where}"
 
     def _say(self, text: str, style: str = "") -> None:
         """A line that stays: above the live view, or with the time of day in a log."""
-        if self._terminal.is_terminal:
+        if self._moves:
             self._terminal.print(Text(text, style=style))
         else:
             self._terminal.print(Text(f"{self._wall()} {text}"), soft_wrap=True)
@@ -231,7 +246,7 @@ class Console:
     # -- the live view -----------------------------------------------------------------------------
 
     def _open(self) -> None:
-        if not self._terminal.is_terminal or self._live is not None:
+        if not self._moves or self._live is not None:
             return
         self._live = Live(
             console=self._terminal,
@@ -250,101 +265,11 @@ class Console:
         """What the live view shows now."""
         progress = self._progress
         if progress is not None:
-            return Group(*self._test_view(progress))
+            waited_s, lost = self._clock_s() - progress.began_s, dict(self._lost)
+            told = (progress, self._title(), self._phase, waited_s, self._workers, lost)
+            size = self._terminal.size
+            return test_view(Seen(*told, self._board, self._course), size.width, size.height)
         if self._doing is None:
             return Text()
         ready = f", {len(self._ready)} ready" if self._ready and self._doing.what == "workers" else ""
         return self._doing.view(self._clock_s(), ready)
-
-    def _test_view(self, progress: Progress) -> list[RenderableType]:
-        where = f" ({self._number} of {self._count})" if self._count else ""
-        title = Text.assemble((f"{progress.spec.name}{where}", "bold"), f": {self._phase}")
-        parts: list[RenderableType] = [Rule(title, style="dim")]
-        if progress.running_since_s is None:
-            since = self._clock_s() - progress.began_s
-            return [*parts, Spinner("dots", Text(f"{self._phase}  {clock(since)}"))]
-        width = max(min(self._terminal.width - 50, 60), 10)
-        parts.append(facts_grid([*_bars(progress, width), *_heading(self._course)]))
-        if self._board is not None:
-            parts += [Text(), self._workers_view(self._board)]
-        return parts
-
-    def _workers_view(self, board: Board) -> RenderableType:
-        """A line a worker; when they do not fit, the lost and those with the least done."""
-        samples = [board.counter(i, "samples") for i in range(len(self._workers))]
-        most, order = max([*samples, 1]), list(range(len(self._workers)))
-        room = max(self._terminal.height - LIVE_FRAME_LINES, FEWEST_WORKERS_SHOWN)
-        if len(order) > room:
-            order.sort(key=lambda i: (self._workers[i] not in self._lost, samples[i]))
-        table = plain_table()
-        table.add_column("worker", no_wrap=True)
-        table.add_column("samples", justify="right", no_wrap=True)
-        table.add_column("", no_wrap=True)
-        table.add_column("mean batch", justify="right", no_wrap=True)
-        table.add_column("in flight", justify="right", no_wrap=True)
-        table.add_column("", no_wrap=True)
-        for i in order[:room]:
-            self._add_worker(table, board, i, bar(samples[i] / most, max(self._terminal.width // 5, 10)))
-        if len(order) <= room:
-            return table
-        rest = f"and {plural(len(order) - room, 'worker')} more, up to {plural(most, 'sample')} each"
-        return Group(table, Text(rest, style="dim"))
-
-    def _add_worker(self, table: Table, board: Board, number: int, done: str) -> None:
-        name = self._workers[number]
-        batches = board.counter(number, "batches")
-        batch = f"{board.counter(number, 'batch_samples') / batches:.1f}" if batches else "–"
-        lost = name in self._lost
-        table.add_row(
-            name,
-            f"{board.counter(number, 'samples'):,}",
-            Text(done, style="red" if lost else "green"),
-            batch,
-            f"{board.counter(number, 'outstanding'):,}",
-            Text("lost" if lost else "", style="bold red"),
-        )
-
-
-def _bars(progress: Progress, width: int) -> list[tuple[str, RenderableType]]:
-    """Time, samples, counts, rate and latency of a running test."""
-    lines: list[tuple[str, RenderableType]] = []
-    if progress.seconds:
-        share = progress.elapsed_s / progress.seconds
-        gone = f" {duration(progress.elapsed_s)} of {duration(progress.seconds)} at least"
-        lines.append(("time", _bar(share, width, gone)))
-    else:
-        lines.append(("time", Text(clock(progress.elapsed_s))))
-    if progress.samples:
-        share = progress.completed / progress.samples
-        lines.append(("samples", _bar(share, width, f" {progress.completed:,} of {progress.samples:,}")))
-    flow = f"{progress.issued:,} issued  {progress.completed:,} completed"
-    held = progress.issued - progress.completed - progress.waiting
-    lines.append(("", Text(f"{flow}  {progress.waiting:,} waiting here  {max(held, 0):,} with workers")))
-    pace = f"{rate(progress.rate)} samples/s" if progress.rate else "–"
-    left = f"   about {duration(progress.left_s)} left" if progress.left_s is not None else ""
-    lines.append(("rate", Text(f"{pace}{left}")))
-    if (latency := progress.latency_ms()) is not None:
-        lines.append(("latency", _latency(*latency, progress.spec.limit_ns)))
-    return lines
-
-
-def _heading(course: Course | None) -> list[tuple[str, RenderableType]]:
-    """The live verdict, with its reason and what is still needed."""
-    if course is None:
-        return []
-    style = {"on course": "green", "at risk": "yellow", "cannot pass": "bold red"}[course.word]
-    needed = f"   {course.more_needed:,} more within the limit needed" if course.more_needed else ""
-    return [("course", Text.assemble((course.word, style), f": {course.why}{needed}"))]
-
-
-def _bar(share: float, width: int, words: str) -> Text:
-    return Text.assemble((bar(share, width), "cyan on grey23"), words)
-
-
-def _latency(p50: float, p99: float, limit_ns: int | None) -> RenderableType:
-    over = limit_ns is not None and p99 > limit_ns / 1e6
-    text = Text(f"p50 {ms(p50)} ms  p99 ")
-    text.append(f"{ms(p99)} ms", style="red" if over else "")
-    if limit_ns is not None:
-        text.append(f" (limit {limit_ns / 1e6:,g} ms)")
-    return Group(text, Text(f"so far: {ESTIMATE}", style="dim"))

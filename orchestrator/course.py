@@ -23,6 +23,7 @@ from orchestrator.plan import TestSpec
 
 Word = Literal["on course", "at risk", "cannot pass"]
 WORDS: tuple[Word, ...] = ("on course", "at risk", "cannot pass")
+HOPELESS = "it was ended because it cannot pass any more"  # how such a test's reason begins
 
 # The trend is that of the last seconds, and says nothing before.
 TREND_WINDOW_S = 10.0

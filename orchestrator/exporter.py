@@ -162,7 +162,7 @@ class Exporter:
         """The test process said something."""
         kind = event["event"]
         if kind == "running" and self._progress is not None:
-            self._progress.start_clock(self._clock_s())
+            self._progress.start_clock(self._clock_s(), event.get("samples"))
         if kind == "loss":
             self._put(lost=self._collector.view.lost | {event["worker"]})
         elif kind in PHASES:

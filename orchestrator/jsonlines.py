@@ -116,7 +116,7 @@ class JsonLines:
         kind, progress = event["event"], self._progress
         if progress is None:
             return
-        if kind == "running" and progress.start_clock(self._clock_s()):
+        if kind == "running" and progress.start_clock(self._clock_s(), event.get("samples")):
             self._next_s = self._clock_s() + LINE_EVERY_S
             self._say("running", test=progress.spec.name)
         elif kind == "loss":

@@ -65,6 +65,7 @@ class LocalPort:
         """Sleep until a message is there, `fd` is readable, the link breaks, or the time is over."""
         if timeout_ns <= 0 or self.inbox:
             return
+        # select() and not poll(), as in workers/port.py: milliseconds are too coarse for a batch.
         fds = [self._bell.fd] if fd is None else [self._bell.fd, fd]
         ready, _, _ = select.select(fds, (), (), timeout_ns * 1e-9)
         if self._bell.fd in ready:
@@ -110,6 +111,8 @@ class LocalLink:
 
     def __init__(self, workers: int) -> None:
         self._end = _TestEnd()
+        self._heard = select.poll()
+        self._heard.register(self._end.bell.fd, select.POLLIN)
         self.ports = [LocalPort(self._end, i) for i in range(workers)]
 
     def cut(self, worker: int, reason: str) -> None:
@@ -138,8 +141,7 @@ class LocalLink:
         """Sleep until something happens."""
         if self._end.inbox:
             return
-        ready, _, _ = select.select([self._end.bell.fd], (), (), timeout_ms * 1e-3)
-        if ready:
+        if self._heard.poll(timeout_ms):
             self._end.bell.silence()
 
     def wake(self) -> None:

@@ -25,6 +25,8 @@ from orchestrator.dispatch import Completion, Ids
 from orchestrator.loadgen import Callbacks, LoadGen, ResponsePool
 from workers.host import SWITCH_INTERVAL_S
 
+LOOK_EVERY_MS = 50
+
 
 class NullSut:
     """Answers every sample with its index, four bytes."""
@@ -54,6 +56,8 @@ class NullSut:
         self._thread.join()
 
     def _run(self) -> None:
+        heard = select.poll()
+        heard.register(self._bell, select.POLLIN)
         while self._running:
             lumps = []
             while self._pending:
@@ -62,10 +66,8 @@ class NullSut:
                 self._complete(lumps)
                 continue
             self._asleep = True
-            if not self._pending:
-                ready, _, _ = select.select([self._bell], (), (), 0.05)
-                if ready:
-                    os.eventfd_read(self._bell)
+            if not self._pending and heard.poll(LOOK_EVERY_MS):
+                os.eventfd_read(self._bell)
             self._asleep = False
 
     def _complete(self, lumps: list[tuple[Ids, Ids]]) -> None:

@@ -25,17 +25,21 @@ class Progress:
     issued: int = 0
     completed: int = 0
     waiting: int = 0
+    asked: int | None = None  # samples of an accuracy test, as the test process says
     _board: Board | None = None
     _points: deque[tuple[float, int]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         self.now_s = self.began_s
 
-    def start_clock(self, now_s: float) -> bool:
-        """The clock of the test starts; False if it runs already: every sample set of a test says so."""
+    def start_clock(self, now_s: float, asked: int | None = None) -> bool:
+        """The clock of the test starts; False if it runs already: every sample set of a test says so.
+
+        `asked`: how many samples the test will have in all, where that is the data set's to say.
+        """
         if self.running_since_s is not None:
             return False
-        self.running_since_s = now_s
+        self.running_since_s, self.asked = now_s, asked
         return True
 
     def look(self, board: Board, now_s: float) -> None:
@@ -51,11 +55,15 @@ class Progress:
 
     def latency_ms(self) -> tuple[float, float] | None:
         """p50 and p99 so far, as the driver sees them; None before an answer, and where they mean nothing."""
-        judged = self.spec.scenario != "Offline" and self.spec.mode == "performance"
-        latency = self._board.stage("latency") if self._board is not None and judged else None
+        latency = self._board.stage("latency") if self._board is not None and self.has_latency else None
         if latency is None or not latency.any():
             return None
         return percentile_ns(latency, 0.5) / 1e6, percentile_ns(latency, 0.99) / 1e6
+
+    @property
+    def has_latency(self) -> bool:
+        """Whether a latency means anything in this test."""
+        return self.spec.scenario != "Offline" and self.spec.mode == "performance"
 
     @property
     def elapsed_s(self) -> float:
@@ -70,9 +78,8 @@ class Progress:
 
     @property
     def samples(self) -> int | None:
-        """How many samples the test will have; in an Offline accuracy test all are issued at once."""
-        known = expected_samples(self.spec)
-        return known or (self.issued or None if self.spec.scenario == "Offline" else None)
+        """How many samples the test will have; None while nothing tells."""
+        return expected_samples(self.spec) or self.asked
 
     @property
     def seconds(self) -> float | None:

@@ -175,11 +175,12 @@ def main() -> None:
     mark, ray_folder = sys.argv[3:5]
     before = {int(pid): int(born) for pid, _, born in (p.partition(":") for p in sys.argv[5].split(",") if p)}
     known: dict[int, int] = {}
+    heard = select.poll()  # not select(), which cannot name the pipe of a driver that has 1,024 files open
+    heard.register(pipe, select.POLLIN)
     while True:
         # Before the wait and not after: an orphan is no descendant any more.
         known |= _of_ray(driver, mark, ray_folder, before)
-        ready, _, _ = select.select([pipe], (), (), LOOK_EVERY_S)
-        if ready:
+        if heard.poll(LOOK_EVERY_S * 1000):
             break
     if os.read(pipe, 1):
         return

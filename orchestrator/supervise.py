@@ -126,7 +126,9 @@ class _Supervisor:
             self._hear_the_rest()
             self.channel.closed = True
         if self.channel.closed and not self._over:
-            self._end("failed", self._how_it_died())
+            died, told = self._how_it_died(), self.hooks.stop()
+            # A signal to all processes may end a child that is still starting, and us it tells to stop.
+            self._end("interrupted" if told else "failed", told or died)
         if self._over:
             return
         if reason := self.hooks.stop():

@@ -161,7 +161,8 @@ class TestProcess:
         if not self.board.total("started_ns"):
             self.board.set_total("started_ns", time.monotonic_ns())
         self._phase("running")
-        self.channel.send(event="running")
+        whole = self.order.sample_count if self.order.test == "accuracy" else None
+        self.channel.send(event="running", samples=whole)
 
     def _network_name(self) -> str:
         names = self.exchange.node_names()
@@ -183,7 +184,10 @@ class TestProcess:
 
     def serve(self) -> None:
         """The main thread: hear the driver until the test is over, then leave."""
-        waits: list[Any] = [self.channel, self.finished]
+        # poll(): every worker is a connection, and select() cannot name descriptors from 1,024 on.
+        poller = select.poll()
+        for waited in (self.channel, self.finished):
+            poller.register(waited, select.POLLIN)
         messages = self.channel.complete()
         while True:
             for message in messages:
@@ -191,8 +195,7 @@ class TestProcess:
                     self.exchange.lose(message["worker"], message["reason"])
                 elif message["event"] == "abort":
                     self._leave(3)
-            ready, _, _ = select.select(waits, (), ())
-            if self.finished in ready:
+            if self.finished in {fd for fd, _ in poller.poll()}:
                 break
             messages = self.channel.receive()
             if self.channel.closed:
@@ -300,8 +303,10 @@ class CpuMeter:
 def main() -> None:
     """Read the order and run it."""
     control_fd, board_fd = int(sys.argv[1]), int(sys.argv[2])
-    # Ctrl-C is the driver's to handle; the driver tells us.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Both are the driver's to handle; the driver tells us. Who ends a job (Ray, Slurm, systemd) sends SIGTERM
+    # to all of its processes at once: leaving then would make an interrupted test a failed one.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     _allow_files()
     channel = Channel(socket.socket(fileno=control_fd))
     threading.Thread(target=_leave_with_driver, args=(channel.sock,), name="driver", daemon=True).start()
@@ -312,7 +317,6 @@ def main() -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         test = TestProcess(order, channel, Board(len(order.workers), board_fd))
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(3))
         test.attach()
     except Exception as error:
         channel.send(event="failed", reason=_explained(error))

@@ -48,9 +48,21 @@ def dashboard() -> dict[str, Any]:
 
 def panel_expressions(title: str | None = None) -> list[str]:
     """Those of all panels or of one, as Grafana would ask them of the only driver, every second."""
+    return [expression for _, expression in _queries(title)]
+
+
+def panel_queries(title: str) -> dict[str, str]:
+    """Those of one panel by their legends."""
+    return dict(_queries(title))
+
+
+def _queries(title: str | None) -> list[tuple[str, str]]:
     panels = [panel for panel in dashboard()["panels"] if title in (None, panel["title"])]
-    found = [target["expr"] for panel in panels for target in panel.get("targets", [])]
-    return [one.replace("$__rate_interval", "4s").replace('="$instance"', '=~".+"') for one in found]
+    found = [(one["legendFormat"], one["expr"]) for panel in panels for one in panel.get("targets", [])]
+    return [
+        (legend, expression.replace("$__rate_interval", "4s").replace('="$instance"', '=~".+"'))
+        for legend, expression in found
+    ]
 
 
 def free_port() -> int:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 import io
+import re
 from pathlib import Path
 
 import pytest
 from rich.console import Console as Terminal
 
 from orchestrator import planview
-from orchestrator.console import Console
+from orchestrator.console import Console, open_terminal
+from orchestrator.liveview import LEVELS
 from orchestrator.manifest import Manifest
 from orchestrator.progress import Progress
 from tests.made_records import board, manifest, record, shown, spec, specs, words
@@ -143,14 +146,17 @@ def test_a_lost_worker_stays_in_the_live_view_marked_as_lost() -> None:
     screen = Screen(tty=True)
     try:
         begin(screen)
+        screen.clock.now_s += 3
+        screen.console.tick(board([60, 40]))
         screen.console.event(
             {"event": "loss", "worker": "worker-1", "reason": "killed", "moved": 2, "at_ns": 1}
         )
         screen.console.tick(board([60, 40]))
-        line = next(line for line in screen.view().splitlines() if line.startswith("worker-1"))
+        lines = screen.view().splitlines()
     finally:
         screen.console.close()
-    assert line.rstrip().endswith("lost")
+    assert next(line for line in lines if line.startswith("worker-1")).rstrip().endswith("lost")
+    assert "lost     1 of 2 workers: worker-1 at 3 s: killed" in [line.rstrip() for line in lines]
 
 
 def test_more_workers_than_lines_are_summed_up_in_one() -> None:
@@ -166,7 +172,49 @@ def test_more_workers_than_lines_are_summed_up_in_one() -> None:
         screen.console.close()
     assert len(lines) <= 24
     assert any(line.startswith("worker-150") for line in lines)
-    assert "and 188 workers more, up to 200 samples each" in lines[-1]
+    assert re.search(r"and 18\d workers more, up to 200 samples each", lines[-1])
+    (strip,) = (at for at, line in enumerate(lines) if line.startswith("workers  "))
+    cells = "".join(line[9:].strip() for line in lines[strip : strip + 2])
+    assert len(cells) == 100 and cells[75] == "×" and set(cells) == {*LEVELS, "×"}
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 10), (60, 16), (20, 4), (5, 2), (200, 60)])
+def test_the_live_view_fits_any_terminal_and_keeps_its_height(width: int, height: int) -> None:
+    screen = Screen(width, height, tty=True)
+    seen = []
+    try:
+        screen.console.test_began(spec("Server"), [f"worker-{i}" for i in range(64)])
+        screen.console.event({"event": "running"})
+        for second in range(4):
+            screen.console.tick(board([second * (i + 1) for i in range(64)]))
+            seen.append(screen.view().splitlines())
+            screen.clock.now_s += 1
+    finally:
+        screen.console.close()
+    assert {len(lines) for lines in seen} == {len(seen[0])} and len(seen[0]) < max(height, 3)
+    assert max(len(line) for lines in seen for line in lines) <= min(width, 100)
+    if width >= 40:
+        for part in (r"^time .* 10 % ", r"^samples .*207 % ", r"p99 9\.98 ", r"^workers  ▁.*[▆█]"):
+            assert any(re.search(part, line) for line in seen[-1]), part
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    screen = Screen(tty=True)
+    screen.console.preparing("workers")
+    begin(screen)
+    assert next(line.partition(" ")[2] for line in screen.lines) == "preparing workers"
+    assert screen.lines[-1] == "12:00:00 Server-performance: running" and "\x1b" not in screen.file.getvalue()
+
+
+def test_what_an_encoding_lacks_is_shown_by_what_resembles_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", out)
+    open_terminal()
+    with codecs.getwriter("ascii")(io.BytesIO(), "loadgrid.resembling") as file:
+        file.write("██▌ 5 … ≥ × 語")
+        assert file.getvalue() == b"##- 5 ~ > x ?"
+    assert out.errors == "loadgrid.resembling"
 
 
 def test_a_live_view_gives_the_terminal_back() -> None:
@@ -177,9 +225,10 @@ def test_a_live_view_gives_the_terminal_back() -> None:
     screen.console.close()  # twice does no harm
 
 
-def test_an_offline_test_shows_no_latency_and_an_accuracy_test_knows_its_end_when_all_is_issued() -> None:
-    progress = Progress(spec("Offline", "accuracy"), 0.0, running_since_s=0.0)
-    assert (progress.samples, progress.latency_ms()) == (None, None)
+def test_an_offline_test_shows_no_latency_and_an_accuracy_test_knows_its_end_from_the_test_process() -> None:
+    progress = Progress(spec("Offline", "accuracy"), 0.0)
+    assert progress.start_clock(0.0, 203) and not progress.start_clock(1.0, 7)
+    assert (progress.samples, progress.latency_ms()) == (203, None)
     progress.look(board([60, 40]), 1.0)
     progress.look(board([120, 80]), 2.0)
     assert progress.samples == 203 and progress.latency_ms() is None

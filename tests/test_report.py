@@ -18,14 +18,21 @@ from typer.testing import CliRunner
 
 from orchestrator.campaign import run_campaign
 from orchestrator.cli import app
+from orchestrator.journey import rows
 from orchestrator.manifest import parse_manifest
 from orchestrator.paths import RECORD
 from orchestrator.quiet import Quiet
 from orchestrator.record import Record, RecordError, read_record, series_record
 from orchestrator.report import facts
 from orchestrator.report.compare import compare, letter
-from orchestrator.report.export import histogram_csv, series_csv, stages_csv
-from orchestrator.report.figures import percentile_curve
+from orchestrator.report.export import histogram_csv, losses_csv, series_csv, stages_csv
+from orchestrator.report.figures import (
+    distribution,
+    latency_over_time,
+    percentile_curve,
+    percentiles,
+    worker_latencies,
+)
 from orchestrator.report.page import as_page
 from orchestrator.report.runs import ReportError, Run, read_run
 from orchestrator.report.write import report_of_run
@@ -182,6 +189,25 @@ def test_the_curve_of_percentiles_goes_through_the_percentiles() -> None:
         assert y[at] == pytest.approx(percentile_ns(histogram, p) / MS)
 
 
+@pytest.mark.parametrize("limit_ms", [4, 40])
+def test_every_limit_line_lies_within_its_figure(limit_ms: int) -> None:
+    made = timed(settings={**record().settings, "server_target_latency_ns": limit_ms * MS})
+    assert made.series is not None
+    drawn = [distribution(made), percentiles(made), latency_over_time(made, made.series)]
+    for picture in [*drawn, worker_latencies(made, rows(made), frozenset())]:
+        clip = re.findall(r'<clipPath .*?x="(\S+)" y="(\S+)" width="(\S+)" height="(\S+)"', picture.svg)[0]
+        left, top, width, height = map(float, clip)  # of the axes: what lies beyond is not seen
+        lines = re.findall(
+            r'<path d="M (\S+) (\S+) +L (\S+) (\S+) +" clip[^>]*stroke="var\(--bad\)"', picture.svg
+        )
+        assert lines or picture.title == "Latency by worker", picture.title
+        for x0, y0, x1, y1 in (map(float, line) for line in lines):
+            assert left <= min(x0, x1) <= max(x0, x1) <= left + width, picture.title
+            assert top <= min(y0, y1) <= max(y0, y1) <= top + height, picture.title
+        words = re.search(rf"x=.(\S+). y=[^>]*>limit {limit_ms} ms<", picture.svg)
+        assert words is None or left <= float(words[1]) <= left + width, picture.title
+
+
 # Comparison
 
 
@@ -247,7 +273,8 @@ def test_the_command_writes_page_csv_and_json_into_the_runs_folder(tmp_path: Pat
     assert done.exit_code == 0, done.output
     written = {path.name for path in folder.iterdir() if path.is_file()}
     assert written == {
-        "report.html", "report.json", "report-histogram.csv", "report-series.csv", "report-stages.csv"
+        "report.html", "report.json", "report-histogram.csv", "report-losses.csv", "report-series.csv",
+        "report-stages.csv",
     }  # fmt: skip
     body = json.loads((folder / "report.json").read_text())
     assert body["schema"] == "loadgrid.report/1" and len(body["runs"][0]["tests"]) == 3
@@ -255,6 +282,15 @@ def test_the_command_writes_page_csv_and_json_into_the_runs_folder(tmp_path: Pat
     one = str(folder / "Offline-performance")
     again = CliRunner().invoke(app, ["report", one, one, "--out", str(tmp_path / "both.html")])
     assert again.exit_code == 0 and "2 runs compared" in (tmp_path / "both.html").read_text()
+
+
+def test_a_loss_is_told_where_when_why_and_how_many_moved() -> None:
+    made = record(losses=[loss(), loss("=gone").model_copy(update={"at_s": None})])
+    told, early = facts.losses(made)
+    assert (told.worker, told.node, told.when, told.moved) == ("worker-1", "node-a", "12.3 s", 14)
+    assert (early.node, early.when) == ("", "before the start")
+    rows = table(losses_csv([run_of(made)]))
+    assert [row["worker"] for row in rows] == ["worker-1", "'=gone"] and rows[0]["at_s"] == "12.3"
 
 
 def damage(change: Callable[[dict[str, Any]], object]) -> bytes:
@@ -338,7 +374,9 @@ def test_failed_interrupted_and_unfinished_tests_have_their_place_in_the_report(
     for words in (
         "CUDA error",
         "12 s after the start",
-        "14 samples moved",
+        '<td class="num">12.3 s</td><td class="num">14</td><td>its link to the test closed</td>',
+        'worker-1 <span class="chip fair">lost</span>',
+        ">worker-1 (lost)<",
         "INTERRUPTED",
         "Server-accuracy.partial",
     ):

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, ViewportSize
 
+from orchestrator.liveview import Seen, test_view
+from orchestrator.manifest import load_manifest
+from orchestrator.progress import Progress
 from orchestrator.record import Record
 from orchestrator.report.page import as_page
 from orchestrator.report.runs import Run
 from tests.browser_pages import PHONE, Opened, artifact_folder, needs_browser, started_browser
-from tests.made_records import invalid, loss, record
+from tests.made_records import board, invalid, loss, record, spec
 from tests.report_runs import timed
 
 TIME_BUDGET_S = 30
@@ -175,7 +180,7 @@ def test_names_are_text_and_never_markup_or_code(browser: Browser, made: dict[st
     assert page.locator("script, img, iframe, [onload], [onerror]").count() == 0
     assert page.title().startswith("</title></style><script>") and page.locator("h1").inner_text() == EVIL
     assert page.locator(".card h3 a").inner_text() == EVIL
-    assert page.locator("svg text", has_text=EVIL_WORKER[:15]).count() == 2
+    assert page.locator("svg text", has_text=EVIL_WORKER[:15]).count() == 4  # two axes, two legends
     assert page.locator("a").evaluate_all("(all) => all.every((one) => one.protocol === 'file:')")
     opened.close()
 
@@ -192,3 +197,23 @@ def test_what_is_added_to_the_page_does_not_run(
     assert opened.page.evaluate("window.hit") is None
     assert "Content Security Policy" in opened.complaints.pop()
     opened.close()
+
+
+def test_the_pictures_of_the_readme_can_be_made(
+    browser: Browser, made: dict[str, Path], tmp_path: Path
+) -> None:
+    """All of docs/pictures/make_pictures.py but its run of 75 s."""
+    pictures = Path(__file__).parent.parent / "docs" / "pictures"
+    assert load_manifest(pictures / "watched.yaml").workers.where == "ray"
+    program = runpy.run_path(str(pictures / "make_pictures.py"))
+    progress = Progress(spec("Server"), 0.0, running_since_s=0.0)
+    progress.look(board([200, 100]), 3.0)
+    lost = {"worker-1": "at 2 s: killed"}
+    seen = Seen(progress, "Server", "running", 3.0, ["worker-0", "worker-1"], lost, board([200, 100]), None)
+    program["picture_of_terminal"](browser, test_view(seen, 88, 24), tmp_path / "terminal.png")
+    program["picture_of_report"](browser, made["one"], tmp_path / "report.png")
+    for folder in (tmp_path, pictures):
+        for name, width, most_bytes in (("terminal", 1000, 150_000), ("report", 1280, 250_000)):
+            with Image.open(folder / f"{name}.png") as picture:
+                assert picture.width >= width and len(picture.convert("RGB").getcolors(1 << 20) or ()) > 30
+            assert (folder / f"{name}.png").stat().st_size < most_bytes

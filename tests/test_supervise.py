@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import resource
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +17,11 @@ from typing import Any
 import pytest
 
 from orchestrator import children, cluster
+from orchestrator.order import Channel
 from orchestrator.stop import Interrupted
 from orchestrator.supervise import Hooks, run_test
+from orchestrator.testrun import TestProcess
+from tests.processes import PATIENCE
 from tests.real_loadgen import order_of
 
 TIME_BUDGET_S = 15
@@ -36,7 +43,7 @@ def test_a_process_that_dies_while_another_holds_its_channel_is_noticed(
     monkeypatch.setattr(children, "command", lambda module, *fds: [sys.executable, "-c", FORKS, *fds])
     began = time.monotonic()
     outcome = run_test(order_of(tmp_path, "Server"), None, Hooks())
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 5 * PATIENCE
     assert (outcome.status, outcome.reason) == (
         "failed",
         "the test process died (signal SIGABRT): what it said",
@@ -108,3 +115,49 @@ def test_who_does_not_answer_in_time_is_killed_and_named(monkeypatch: pytest.Mon
     assert fleet.keys() == {"w1": "key of w1"}
     assert ray.now_s == pytest.approx(cluster.KEY_TIMEOUT_S)
     assert len(ray.killed) == 1 and fleet.names == ["w1"]
+
+
+FAR_FD = 1100  # beyond what select() can name
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """Descriptors above 1,023 are allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard <= FAR_FD + 10:
+        pytest.skip(f"the hard limit of open files is {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, FAR_FD + 10), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def far(fd: int) -> int:
+    """The same file under a number that is too large for select()."""
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FAR_FD)
+    os.close(fd)
+    return moved
+
+
+@pytest.mark.parametrize(("ending", "code"), [("abort", 3), ("gone", 4), ("finished", 2)])
+def test_a_test_process_hears_its_driver_over_any_descriptor(
+    many_descriptors: None, monkeypatch: pytest.MonkeyPatch, ending: str, code: int
+) -> None:
+    ours, theirs = socket.socketpair()
+    test = object.__new__(TestProcess)  # nothing but what the waiting needs
+    test.channel = Channel(socket.socket(fileno=far(theirs.detach())))
+    test.finished, test.failure = far(os.eventfd(0, os.EFD_CLOEXEC)), "a reason"
+    assert min(test.channel.fileno(), test.finished) >= FAR_FD
+    monkeypatch.setattr(TestProcess, "_leave", lambda self, number: sys.exit(number))
+    driver = Channel(ours)
+    if ending == "abort":
+        driver.send(event="abort")
+    elif ending == "gone":
+        ours.close()
+    else:
+        os.eventfd_write(test.finished, 1)
+    with pytest.raises(SystemExit) as left:
+        test.serve()
+    assert left.value.code == code
+    os.close(test.finished)
+    test.channel.sock.close()
+    ours.close()

@@ -1,16 +1,20 @@
-"""A worker on another host is killed in mid-run and Prometheus sees it: alert, dashboard and record agree."""
+"""A worker on another host is killed in mid-run: alert, dashboard, record and report agree on it."""
 
 from __future__ import annotations
 
+import csv
+import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
 from orchestrator.manifest_metrics import DEFAULT_PORT
+from orchestrator.record import LossRecord
 from tests import two_hosts as lan
-from tests.made_prometheus import Prometheus, needs_prometheus, panel_expressions, prometheus
+from tests.made_prometheus import Prometheus, needs_prometheus, panel_queries, prometheus
 from tests.processes import eventually
 from tests.watched_run import WatchedRun, manifest
 
@@ -25,8 +29,24 @@ def firing(seen: Prometheus, alert: str) -> list[dict[str, Any]]:
     return [one["labels"] for one in found if one["state"] == "firing"]
 
 
+def report_names(folder: Path, lost: LossRecord, node: str) -> None:
+    """The report that the run wrote by itself names the worker, its host, when, how many moved, why."""
+    page = (folder / "report.html").read_text()
+    (table,) = re.findall(r'<table class="losses">.*?</table>', page, re.DOTALL)
+    (row,) = re.findall(r"<tr>(.*?)</tr>", table.partition("<tbody>")[2], re.DOTALL)
+    cells = [re.sub(r"<.*?>", "", cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row)]
+    assert cells == [lost.worker, node, f"{lost.at_s:,.1f} s", f"{lost.moved:,}", lost.reason]
+    assert f">{lost.worker} lost<" in page, "the figures over time mark the moment"
+    assert page.count(f">{lost.worker} (lost)<") >= 1, "the figure of the workers marks it"
+    (one,) = json.loads((folder / "report.json").read_text())["runs"][0]["tests"][0]["losses"]
+    assert one == {**lost.model_dump(), "node": node}
+    (line,) = csv.DictReader((folder / "report-losses.csv").read_text().splitlines())
+    assert (line["worker"], line["node"], line["reason"]) == (lost.worker, node, lost.reason)
+    assert (float(line["at_s"]), int(line["moved"])) == (lost.at_s, lost.moved)
+
+
 @needs_prometheus
-def test_a_worker_killed_in_mid_run_fires_its_alert_and_shows_in_the_dashboard(
+def test_a_worker_killed_in_mid_run_fires_its_alert_and_shows_in_dashboard_and_report(
     two_hosts: lan.Hosts, tmp_path: Path
 ) -> None:
     here, there = two_hosts.hosts
@@ -53,11 +73,13 @@ def test_a_worker_killed_in_mid_run_fires_its_alert_and_shows_in_the_dashboard(
         assert lost.worker == labels["worker"] == killed.name
         assert killed.node == there.address
 
-        lost_in_all, moved, _ = (seen.series(one, began_s, ended_s) for one in panel_expressions("Losses"))
-        assert [max(values) for values in lost_in_all.values()] == [1]
-        assert [max(values) for values in moved.values()] == [lost.moved]
-        (up,) = panel_expressions("Workers that take part")
-        ends = {
-            dict(labels)["worker"]: values[-1] for labels, values in seen.series(up, began_s, ended_s).items()
-        }
+        asked = panel_queries("Losses") | panel_queries("Workers that take part")
+        shown = {legend: seen.series(one, began_s, ended_s) for legend, one in asked.items()}
+        assert [max(values) for values in shown["workers lost"].values()] == [1]
+        assert [max(values) for values in shown["samples moved"].values()] == [lost.moved]
+        ends = {dict(labels)["worker"]: values[-1] for labels, values in shown["{{worker}}"].items()}
         assert ends == {worker.name: float(worker.name != lost.worker) for worker in record.workers}
+
+        assert lost.at_s is not None and lost.at_s > 0
+        (folder,) = run.folder.glob("watched-*")
+        report_names(folder, lost, killed.node)

@@ -12,7 +12,7 @@ from orchestrator.journey import merged_histogram
 from orchestrator.phrases import limit_ms, verdict
 from orchestrator.record import Record, WorkerRecord
 from orchestrator.report.compare import compare
-from orchestrator.report.facts import rules_on_settings, stragglers
+from orchestrator.report.facts import losses, rules_on_settings, stragglers
 from orchestrator.report.runs import Run, plain
 from orchestrator.timings import PER_OCTAVE, STAGES, bucket_edges_ns
 
@@ -64,6 +64,17 @@ def stages_csv(runs: Sequence[Run]) -> str:
     return _csv(("run", "test", *who, "stage", *STAGE_FIGURES), lines)
 
 
+def losses_csv(runs: Sequence[Run]) -> str:
+    """Every worker that was lost: a line for each; `at_s` counts from the start of the test's clock."""
+    heads = ("worker", "node", "at_s", "moved", "reason")
+    lines = (
+        (run.name, record.test, *(getattr(one, head) for head in heads))
+        for run, record in _tests(runs)
+        for one in losses(record)
+    )
+    return _csv(("run", "test", *heads), lines)
+
+
 def _who(w: WorkerRecord) -> tuple[Any, ...]:
     return w.name, w.node, w.device, w.samples, w.batches, w.mean_batch_size, w.busy_s
 
@@ -98,6 +109,7 @@ def _test(record: Record) -> dict[str, Any]:
         "verdict": found.word,
         "why": found.sentence,
         "limit_ms": limit_ms(record),
+        "losses": [vars(one) for one in losses(record)],
         "stragglers": [vars(one) for one in stragglers(record)],
         "rules": [vars(one) for one in rules_on_settings(record)],
         "record": json.loads(record.to_json()),

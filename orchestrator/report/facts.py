@@ -61,6 +61,25 @@ class Straggler:
 
 
 @dataclass(frozen=True)
+class Lost:
+    """A worker that was lost: where, why, when (seconds into the test), how many samples moved to others.
+
+    `at_s` is None, or below zero, where the test's clock had not started.
+    """
+
+    worker: str
+    node: str
+    reason: str
+    at_s: float | None
+    moved: int
+
+    @property
+    def when(self) -> str:
+        """When, as a table has it."""
+        return "before the start" if self.at_s is None or self.at_s < 0 else f"{self.at_s:,.1f} s"
+
+
+@dataclass(frozen=True)
 class Rule:
     """One rule of the round on a setting: what the test had, what is asked, whether it is met."""
 
@@ -140,6 +159,15 @@ def _behind(workers: Sequence[Row], stage: str) -> Iterator[Straggler]:
         middle = float(np.median(others)) if others else float("nan")
         if row.mean_ms[stage] > BEHIND * middle and row.mean_ms[stage] - middle > NOTICED * whole:
             yield Straggler(plain(row.name), stage, row.mean_ms[stage], middle)
+
+
+def losses(record: Record) -> list[Lost]:
+    """The workers that were lost, in the order of their losses."""
+    nodes = {worker.name: worker.node for worker in record.workers}
+    return [
+        Lost(plain(one.worker), plain(nodes.get(one.worker, "")), plain(one.reason), one.at_s, one.moved)
+        for one in record.losses
+    ]
 
 
 def rules_on_settings(record: Record) -> list[Rule]:

@@ -22,6 +22,7 @@ NAME_LENGTH = 18
 TIME = "seconds since the start"
 ROW_HEIGHT = 22
 MANY, MOST_BARS = 5000, 90
+CROSSED = 0.95
 OWN = "The driver's own timings, in buckets of 4.4 %; LoadGen's log is the result."
 
 
@@ -35,9 +36,10 @@ def figures(record: Record) -> Iterator[Picture]:
     if record.series is not None:
         yield latency_over_time(record, record.series)
         yield throughput_over_time(record, record.series)
-    yield stages(found)
+    lost = frozenset(one.worker for one in record.losses)
+    yield stages(found, lost)
     if len(found) > 2:
-        yield worker_latencies(record, found)
+        yield worker_latencies(record, found, lost)
     if record.series is not None:
         yield in_flight(record.series)
 
@@ -100,8 +102,8 @@ def percentiles(record: Record) -> Picture:
         axes.xaxis.set_major_locator(FixedLocator([1 - p / 100 for p in marks]))
         axes.xaxis.set_major_formatter(FixedFormatter([f"p{p:g}" for p in marks]))
         axes.xaxis.set_minor_locator(NullLocator())
-        if limit is not None:
-            _limit_line(axes, limit)
+        # Its words stand at the left, unless the curve crosses the limit there.
+        _limit_line(axes, limit, at_end=limit is not None and percentile_ns(histogram, CROSSED) / 1e6 > limit)
         judged = judged_percentile(record)
         if judged:
             axes.axvline(1 - float(judged[1:]) / 100, color=COLOUR["soft"], linestyle=":", linewidth=1)
@@ -131,17 +133,16 @@ def latency_over_time(record: Record, series: SeriesRecord) -> Picture:
         known = [v for v in (*series.p99_ms, *series.p50_ms) if v]
         wide = bool(known) and max(*known, limit or 0) > 20 * min(known)
         number_axes(axes, TIME, "latency, ms", log="y" if wide else "")
+        _limit_line(axes, limit)  # before the scale is fixed: the limit shall be seen, however far it is
         if not wide:
             axes.set_ylim(bottom=0)
-        _limit_line(axes, limit)
         _loss_lines(axes, record)
         _legend(axes)
 
     worst = max(((v, t) for v, t in zip(series.p99_ms, at, strict=True) if v is not None), default=None)
     told = "" if worst is None else f"The worst: p99 of {ms(worst[0])} ms at {duration(float(worst[1]))}."
-    lost = f" Dashed: {plural(len(record.losses), 'loss')} of workers." if record.losses else ""
     span = f"Spans of {series.span_s:g} s, by when they were answered."
-    return draw("Latency over time", f"{told}{lost} {span}".strip(), paint)
+    return draw("Latency over time", f"{told} {span}".strip(), paint)
 
 
 def throughput_over_time(record: Record, series: SeriesRecord) -> Picture:
@@ -181,9 +182,9 @@ def in_flight(series: SeriesRecord) -> Picture:
     return draw("In flight", f"{words} At the end of each span, of those that were answered.", paint)
 
 
-def stages(found: Sequence[Row]) -> Picture:
+def stages(found: Sequence[Row], lost: frozenset[str]) -> Picture:
     """Each worker's mean time by stage, as stacked bars."""
-    shown, hidden = _slowest(found)
+    shown, hidden = _shown(found, lost)
 
     def paint(axes: Axes) -> None:
         left = np.zeros(len(shown))
@@ -194,16 +195,16 @@ def stages(found: Sequence[Row]) -> Picture:
             )
             left += width
         number_axes(axes, "mean, ms per sample", "")
-        _name_rows(axes, shown)
+        _name_rows(axes, shown, lost)
         axes.figure.legend(loc="outside upper center", ncols=len(PATH), columnspacing=0.9)
 
     words = "; ".join(f"{stage.replace('_', ' ')} {percent(found[-1].share[stage])}" for stage in PATH)
     return draw("Where the time went", f"All workers: {words}.{hidden}", paint, _height(shown))
 
 
-def worker_latencies(record: Record, found: Sequence[Row]) -> Picture:
+def worker_latencies(record: Record, found: Sequence[Row], lost: frozenset[str]) -> Picture:
     """Mean and p99 of each worker's latency, side by side."""
-    shown, hidden = _slowest(found)
+    shown, hidden = _shown(found, lost)
     limit = limit_ms(record)
     means, worst = [r.mean_ms[TOTAL] for r in shown], [r.p99_ms[TOTAL] for r in shown]
 
@@ -213,9 +214,10 @@ def worker_latencies(record: Record, found: Sequence[Row]) -> Picture:
         axes.plot(means, places, "o", color=COLOUR["accent"], markersize=6, label="mean")
         axes.plot(worst, places, "o", color=COLOUR["c1"], markersize=6, label="p99")
         number_axes(axes, "latency, ms", "")
-        _name_rows(axes, shown)
-        axes.set_xlim(left=0)
-        if limit is not None and limit < 4 * max(worst):
+        _name_rows(axes, shown, lost)
+        near = limit is not None and limit < 4 * max(worst)
+        axes.set_xlim(0, 1.06 * max(*worst, *means, limit if near and limit else 0))
+        if near:
             _limit_line(axes, limit, vertical=True)
         axes.figure.legend(loc="outside upper center", ncols=2)
 
@@ -224,23 +226,29 @@ def worker_latencies(record: Record, found: Sequence[Row]) -> Picture:
     return draw("Latency by worker", words, paint, _height(shown))
 
 
-def _slowest(found: Sequence[Row]) -> tuple[list[Row], str]:
-    """The workers that a figure shows, the slowest on top, and a word on those that it does not."""
-    by_p99 = sorted(found[:-1], key=lambda row: row.p99_ms[TOTAL])
-    hidden = len(by_p99) - MOST_WORKERS
-    said = f" The slowest {MOST_WORKERS}; {plural(hidden, 'more worker')} in the table." if hidden > 0 else ""
-    return by_p99[-MOST_WORKERS:], said
+def _shown(found: Sequence[Row], lost: frozenset[str]) -> tuple[list[Row], str]:
+    """The workers of a figure, the lost and then the slowest on top, and a word on those that it lacks."""
+    order = sorted(found[:-1], key=lambda row: (row.name in lost, row.p99_ms[TOTAL]))
+    hidden, first = len(order) - MOST_WORKERS, "The lost and the slowest" if lost else "The slowest"
+    said = f" {first}: {MOST_WORKERS}; {plural(hidden, 'more worker')} in the table." if hidden > 0 else ""
+    return order[-MOST_WORKERS:], said
 
 
 def _height(shown: Sequence[Row]) -> int:
     return max(90 + ROW_HEIGHT * len(shown), 150)
 
 
-def _name_rows(axes: Axes, shown: Sequence[Row]) -> None:
-    names = [plain(row.name) for row in shown]
-    short = [name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…" for name in names]
-    axes.set_yticks(range(len(short)), short)
-    axes.set_ylim(-0.6, len(short) - 0.4)
+def _short(name: str) -> str:
+    name = plain(name)
+    return name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…"
+
+
+def _name_rows(axes: Axes, shown: Sequence[Row], lost: frozenset[str]) -> None:
+    names = [_short(row.name) + (" (lost)" if row.name in lost else "") for row in shown]
+    for row, label in zip(shown, axes.set_yticks(range(len(names)), names), strict=True):
+        if row.name in lost:
+            label.label1.set_color(COLOUR["warn"])
+    axes.set_ylim(-0.6, len(names) - 0.4)
     axes.grid(True, axis="x")
     axes.grid(False, axis="y")
 
@@ -257,7 +265,7 @@ def _pad(axes: Axes, low: float, high: float) -> None:
     axes.set_xlim(low / 1.15, high * 1.15)
 
 
-def _limit_line(axes: Axes, limit: float | None, vertical: bool = False) -> None:
+def _limit_line(axes: Axes, limit: float | None, vertical: bool = False, at_end: bool = False) -> None:
     if limit is None:
         return
     line, labelled = axes.axvline if vertical else axes.axhline, axes.get_xlabel() != TIME
@@ -265,21 +273,22 @@ def _limit_line(axes: Axes, limit: float | None, vertical: bool = False) -> None
     # Over time the legend has it, elsewhere the line's end.
     line(limit, color=COLOUR["bad"], linewidth=1.6, linestyle="--", label=None if labelled else words)
     if labelled:
-        place, at = (
-            (axes.get_xaxis_transform(), (limit, 1.0))
-            if vertical
-            else (axes.get_yaxis_transform(), (0.0, limit))
-        )
+        place, at, side = axes.get_yaxis_transform(), (float(at_end), limit), "right" if at_end else "left"
+        if vertical:
+            place, at, side = axes.get_xaxis_transform(), (limit, 1.0), "center"
         axes.annotate(
-            words, at, (2, 4), xycoords=place, textcoords="offset points",
-            color=COLOUR["bad"], ha="center" if vertical else "left", va="bottom", annotation_clip=False,
+            words, at, (-2 if at_end else 2, 4), xycoords=place, textcoords="offset points",
+            color=COLOUR["bad"], ha=side, va="bottom", annotation_clip=False,
         )  # fmt: skip
 
 
 def _loss_lines(axes: Axes, record: Record) -> None:
-    for loss in record.losses[:MOST_LOSSES]:
-        if loss.at_s is not None and loss.at_s >= 0:
-            axes.axvline(loss.at_s, color=COLOUR["warn"], linewidth=1.2, linestyle=(0, (4, 2)))
+    """A line where each worker was lost; the first one's words stand for all in the legend."""
+    timed = [one for one in record.losses if one.at_s is not None and one.at_s >= 0]
+    who = _short(timed[0].worker) if len(timed) == 1 else plural(len(timed), "worker")
+    for n, one in enumerate(timed[:MOST_LOSSES]):
+        words = f"{who} lost" if n == 0 else None
+        axes.axvline(one.at_s or 0.0, color=COLOUR["warn"], linewidth=1.2, linestyle=(0, (4, 2)), label=words)
 
 
 def _legend(axes: Axes) -> None:

@@ -89,6 +89,8 @@ def _test(anchor: str, record: Record) -> dict[str, Any]:
         "official": record.official,
         "unofficial": [plain(text) for text in record.unofficial_because],
         "losses": [plain(text) for text in losses(record)],
+        "lost": facts.losses(record),
+        "fate": "moved to others" if record.on_loss == "reissue" else "not answered",
         "also": [plain(text) for text in facts.also(record)],
         "stragglers": facts.stragglers(record),
         "no_straggler": _no_straggler(record),
@@ -115,16 +117,20 @@ def _no_straggler(record: Record) -> str:
 
 
 def _worker_rows(record: Record) -> list[dict[str, Any]]:
-    """All workers merged first, then the slowest by p99."""
-    found = rows(record)
+    """All workers merged first, then those that were lost, then the slowest by p99."""
+    found, lost = rows(record), {one.worker for one in record.losses}
     if not found:
         return []
-    slowest = sorted(found[:-1], key=lambda row: -row.p99_ms[TOTAL])[:MOST_ROWS]
-    return [_worker_row(row, merged=row is found[-1]) for row in (found[-1], *slowest)]
+    order = sorted(found[:-1], key=lambda row: (row.name not in lost, -row.p99_ms[TOTAL]))[:MOST_ROWS]
+    return [
+        _worker_row(row, row is found[-1], row is not found[-1] and row.name in lost)
+        for row in (found[-1], *order)
+    ]
 
 
-def _worker_row(row: Row, merged: bool) -> dict[str, Any]:
+def _worker_row(row: Row, merged: bool, lost: bool) -> dict[str, Any]:
     return {
+        "lost": lost,
         "name": "all workers" if merged else plain(row.name),
         "samples": f"{row.samples:,}",
         "batch": "–" if row.batch is None else f"{row.batch:.1f}",

@@ -14,13 +14,14 @@ REPORT = "report.html"
 def write_report(runs: Sequence[Run], page: Path) -> list[Path]:
     """Write `page` and its companions, of the same name but for the ending."""
     # Matplotlib takes half a second to import, which no other command should pay.
-    from orchestrator.report.export import as_json, histogram_csv, series_csv, stages_csv
+    from orchestrator.report.export import as_json, histogram_csv, losses_csv, series_csv, stages_csv
     from orchestrator.report.page import as_page
 
     parts = {
         ".html": as_page,
         ".json": as_json,
         "-histogram.csv": histogram_csv,
+        "-losses.csv": losses_csv,
         "-series.csv": series_csv,
         "-stages.csv": stages_csv,
     }
