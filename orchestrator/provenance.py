@@ -4,23 +4,45 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+STAMP = "loadgrid-commit.json"
 PACKAGES = ("loadgrid", "mlcommons-loadgen", "ray", "pyzmq", "numpy", "torch", "pydantic")
 
 
 def commit_of(root: Path = ROOT) -> dict[str, Any]:
-    """The checkout's commit and whether it has changes; commit None if `root` is not a git checkout."""
+    """The checkout's commit and whether it has changes; commit None if `root` is no checkout, nor stamped."""
     head = _git(root, "rev-parse", "HEAD")
     if head is None:
-        return {"commit": None, "dirty": None}
+        return _stamped(root)
     status = _git(root, "status", "--porcelain")
     return {"commit": head, "dirty": status is None or bool(status)}
+
+
+def stamp(checkout: Path, installed: Path = ROOT) -> str | None:
+    """Keep a clean checkout's commit beside the code installed from it: an image has no git. Else None."""
+    known, code = commit_of(checkout), code_sha256(installed)
+    if known["dirty"] is not False or code_sha256(checkout) != code:
+        return None
+    (installed / STAMP).write_text(json.dumps({"commit": known["commit"], "code": code}), "utf-8")
+    return str(known["commit"])
+
+
+def _stamped(root: Path) -> dict[str, Any]:
+    try:
+        kept = json.loads((root / STAMP).read_text("utf-8"))
+        if kept["code"] == code_sha256(root):  # else the code is not the commit's any more
+            return {"commit": kept["commit"], "dirty": False}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not stamped
+    return {"commit": None, "dirty": None}
 
 
 def _git(root: Path, *arguments: str) -> str | None:
@@ -56,3 +78,7 @@ def versions() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = None
     return found
+
+
+if __name__ == "__main__":
+    print(stamp(Path(sys.argv[1])) or "the commit is not kept: no clean git checkout of this code")

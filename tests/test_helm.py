@@ -281,21 +281,21 @@ def test_loadgrid_reads_the_manifests_that_the_driver_gets(name: str, tmp_path: 
 
 def test_the_command_runs_all_manifests_on_the_ray_that_is_there() -> None:
     assert job(example("quickstart"))["entrypoint"] == (
-        "loadgrid run /etc/loadgrid/manifests --address auto --runs-dir /runs"
+        "exec loadgrid run /etc/loadgrid/manifests --address auto --runs-dir /runs"
     )
     assert job(example("suite"))["entrypoint"].endswith("--runs-dir /runs --compliance --resume --json")
 
 
 def test_a_running_clusters_driver_writes_the_manifests_itself(tmp_path: Path) -> None:
     spec = job(example("existing-cluster"))
-    shell, option, script = shlex.split(spec["entrypoint"])
-    assert (shell, option) == ("bash", "-c")
+    *shell, script = shlex.split(spec["entrypoint"])
+    assert shell == ["exec", "bash", "-c"]
     here = tmp_path / "loadgrid"
     here.write_text('#!/bin/bash\nprintf "%s\\n" "$@" > "$(dirname "$0")/words"\n')
     here.chmod(0o755)
     script = script.replace("/tmp/loadgrid/", f"{tmp_path}/")
     path = f"{tmp_path}:{os.environ['PATH']}"
-    subprocess.run([shell, option, script], check=True, env={"PATH": path}, timeout=60)
+    subprocess.run([*shell[1:], script], check=True, env={"PATH": path}, timeout=60)
     folder = tmp_path / "existing-cluster" / "manifests"
     words = (tmp_path / "words").read_text().splitlines()
     assert words == ["run", str(folder), "--address", "auto", "--runs-dir", "/shared/runs"]

@@ -247,7 +247,9 @@ class SlotBackend:
         os.eventfd_write(self._fd, 1)
 
     def _wait(self) -> None:
-        select.select([self._fd], [], [])
+        poller = select.poll()
+        poller.register(self._fd, select.POLLIN)
+        poller.poll()
 
     def _try_batch(self, number: int, batch: Batch) -> float:
         """Take one batch through one slot; returns the seconds and keeps the best as the estimate."""

@@ -52,7 +52,7 @@ disable-usage-stats: "true"
 shell on the way reads otherwise. */}}
 {{- define "loadgrid.entrypoint.existing" -}}
 {{- $folder := include "loadgrid.manifests.folder" . -}}
-bash -c 'set -e; rm -rf {{ $folder }}; mkdir -p {{ $folder }};
+exec bash -c 'set -e; rm -rf {{ $folder }}; mkdir -p {{ $folder }};
 {{- range $name, $text := .Values.manifests }} echo {{ include "loadgrid.manifest" (dict "root" $ "name" $name "text" $text) | b64enc }} | base64 -d > {{ $folder }}/{{ $name }}.yaml;
 {{- end }} exec {{ include "loadgrid.run" . }}'
 {{- end }}

@@ -44,7 +44,8 @@ min-worker-port: "10002"
 max-worker-port: "19999"
 {{- end }}
 
-{{/* `loadgrid run` as one line of plain words: KubeRay hands it to a shell of the submitter. */}}
+{{/* `loadgrid run` as one line of plain words: KubeRay hands it to a shell of the submitter. Ray starts a shell for it
+too; with `exec` in front that is gone, and stopping the job does not wait for it. */}}
 {{- define "loadgrid.run" -}}
 {{- $runs := ternary .Values.cluster.runsDir "/runs" (ne .Values.cluster.existing "") -}}
 loadgrid run {{ include "loadgrid.manifests.folder" . }} --address auto --runs-dir {{ $runs }}

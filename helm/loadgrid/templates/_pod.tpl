@@ -80,6 +80,9 @@ spec:
 {{- if not .of.gpus }}
 - {name: NVIDIA_VISIBLE_DEVICES, value: void} # images made for CUDA ask for all GPUs
 {{- end }}
+{{- if eq .part "driver" }}
+- {name: RAY_JOB_STOP_WAIT_TIME_S, value: "60"} # a job that is stopped has time to write its record and report
+{{- end }}
 {{- if has .part (list "driver" "worker") }}
 - {name: LOADGRID_CACHE, value: /cache}
 {{- end }}
