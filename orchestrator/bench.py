@@ -6,7 +6,6 @@ What an engine loses on the path is measured by bench_engine.
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from orchestrator.campaign import EXIT_INVALID, Session
 from orchestrator.logs import read_detail
 from orchestrator.manifest import Manifest, parse_manifest
 from orchestrator.paths import DETAIL, USER_CONF, RunPaths
+from orchestrator.peak_search import PeakSearch, Seen
 from orchestrator.plan import TestSpec, plan
 from orchestrator.quiet import Quiet
 from orchestrator.record import Record
@@ -37,8 +37,6 @@ app.command()(bench_engine.engine)
 LIMIT_MS = 15
 # The sweep ends when the bracket is this narrow.
 SWEEP_RESOLUTION = 0.03
-# Shared machines stall for tens of milliseconds now and then: one INVALID proves nothing.
-SWEEP_TRIES = 2
 SAMPLES = 1024
 KB = 1024
 
@@ -250,18 +248,15 @@ def sweep(
     address: AddressOption = "local",
     as_json: AsJson = False,
 ) -> None:
-    """The highest VALID rate at a 15 ms limit: doubling, then halving the bracket; two tries a rate."""
+    """The highest VALID rate at a 15 ms limit: by a bracket, whose upper end has two tries."""
     path = NullPath(workers, payload_bytes, response_bytes, security, max_batch, io_threads)
     rows: list[dict[str, Any]] = []
     with bench_folder() as folder, Bench(path, address, Path(folder), noter(as_json)) as bench:
 
         def holds(qps: float) -> bool:
-            for _ in range(SWEEP_TRIES):
-                rows.append(figures(bench.test("Server", qps, duration_s)[0], qps, path, duration_s))
-                noter(as_json)(f"{qps:,.0f} queries/s: {'VALID' if rows[-1]['valid'] else 'INVALID'}")
-                if rows[-1]["valid"]:
-                    return True
-            return False
+            rows.append(figures(bench.test("Server", qps, duration_s)[0], qps, path, duration_s))
+            noter(as_json)(f"{qps:,.0f} queries/s: {'VALID' if rows[-1]['valid'] else 'INVALID'}")
+            return bool(rows[-1]["valid"])
 
         best = highest(holds, start_qps)
     if as_json:
@@ -274,22 +269,10 @@ def sweep(
 
 def highest(holds: Callable[[float], bool], start: float) -> float:
     """The highest rate found to hold, to within SWEEP_RESOLUTION; 0.0 if none does."""
-    low, high = 0.0, math.inf
-    rate = start
-    while (high - low) / max(low, 1.0) > SWEEP_RESOLUTION:
-        if holds(rate):
-            low = rate
-        else:
-            high = rate
-        if high is math.inf:
-            rate = low * 2
-        elif low == 0.0:
-            rate = high / 2
-            if rate < start / 1024:
-                return 0.0
-        else:
-            rate = (low + high) / 2
-    return low
+    search = PeakSearch(start, resolution=SWEEP_RESOLUTION)
+    while (rate := search.next()) is not None:
+        search.add(Seen(rate, holds(rate)))
+    return search.low
 
 
 @app.command()

@@ -22,9 +22,9 @@ from orchestrator import (
     cluster,
     doctor,
     log_command,
+    peak_command,
     report_command,
     results_command,
-    streams_command,
     submit_command,
     system_command,
 )
@@ -68,7 +68,7 @@ bench.app.command("watch")(bench_watch.watch)
 app.add_typer(bench.app, name="bench")
 app.command("log")(log_command.show)
 app.command("check")(check_command.check)
-app.command("multistream")(streams_command.search)
+app.command("peak")(peak_command.search)
 app.command("describe-system")(system_command.describe)
 app.command("submit")(submit_command.write)
 app.command("report")(report_command.write)

@@ -131,7 +131,7 @@ def test_the_search_comes_within_its_resolution_of_the_capacity(start: float, ca
     found = highest(holds, start)
     assert capacity / (1 + SWEEP_RESOLUTION) <= found <= capacity
     assert found in tried
-    assert len(tried) <= 30 and len(set(tried)) == len(tried)
+    assert len(tried) <= 30 and len(set(tried)) == len(tried) - 1  # the edge is tried again
 
 
 def test_the_search_never_answers_a_rate_that_did_not_hold(rng: np.random.Generator) -> None:

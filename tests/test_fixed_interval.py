@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.fixed_interval import NATURAL, RAN_OUT, Result, Schedule, Settings, Stop
-from orchestrator.stream_search import largest_passing
 from tests.old_multistream import settings
 
 TIME_BUDGET_S = 20
@@ -202,18 +201,3 @@ def test_an_answer_that_nobody_asked_for_is_refused() -> None:
     schedule.complete(np.array([0, 1, 2, 3]), START)
     with pytest.raises(ValueError, match="more often"):
         schedule.complete(np.array([3, 4]), START)
-
-
-# The search
-
-
-@given(limit=st.integers(0, 5000), first=st.integers(1, 5000), most=st.integers(1, 5000))
-def test_the_search_finds_the_largest_number_that_passes(limit: int, first: int, most: int) -> None:
-    tried: list[int] = []
-
-    def passes(number: int) -> bool:
-        tried.append(number)
-        return number <= limit
-
-    assert largest_passing(passes, first, most) == min(limit, most)
-    assert len(tried) == len(set(tried)) <= 26 and all(1 <= number <= most for number in tried)

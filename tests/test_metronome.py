@@ -1,4 +1,4 @@
-"""Our MultiStream end to end over echo workers: the child process, its logs, the record, the two commands."""
+"""Our MultiStream end to end over echo workers: the child process, its logs, the record, the command."""
 
 from __future__ import annotations
 
@@ -172,24 +172,3 @@ def test_loadgrid_run_records_the_test_as_ours_and_unofficial(tmp_path: Path) ->
     assert (record.result.metric, record.result.value) == ("samples per query", 4.0)
     said = program.said
     assert "LoadGrid's own generator (unofficial)" in said and "4 samples a query, one every 10.0 ms" in said
-
-
-def test_loadgrid_multistream_searches_the_number_of_samples(tmp_path: Path) -> None:
-    file = manifest(tmp_path, words=", target_qps: 200, target_latency_percentile: 90")
-    with Program(tmp_path, "multistream", file, "--queries", 100) as program:
-        code = program.end(40.0)
-    said = program.said
-    assert code in (0, 1), said  # 1: this machine stalled even with 1 sample
-    records = [read_record(path) for path in program.runs.glob("streams-streams-*/MultiStream-*/record.json")]
-    held = {record.settings["multi_stream_samples_per_query"]: record.result.valid for record in records}
-    # One worker at 1 ms a sample has room for 4 in 5 ms and never for 8.
-    assert held[4] is not None and not any(valid for number, valid in held.items() if number > 5)
-    if code == 0:
-        largest = max(number for number, valid in held.items() if valid)
-        assert f"{largest} samples per query" in said and not held[largest + 1]
-
-
-def test_loadgrid_multistream_refuses_a_round_without_it(tmp_path: Path) -> None:
-    with Program(tmp_path, "multistream", manifest(tmp_path, "v6.1")) as program:
-        assert program.end(40.0) == 2
-    assert "has no MultiStream of a fixed interval: a query has 8 samples" in program.said
