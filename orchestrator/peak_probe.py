@@ -40,6 +40,11 @@ PROBE = Finding(
 )
 
 
+def is_probe(record: Record) -> bool:
+    """Whether a record is a probe's, which no result may rest on, be it the newest."""
+    return any(reason.startswith(f"{PROBE.rule}: {PROBE.why}") for reason in record.unofficial_because)
+
+
 def scenario_of(manifest: Manifest) -> str:
     """The scenario that is searched: the first of the manifest's that has a peak."""
     found = load_round(manifest.round)

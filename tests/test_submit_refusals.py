@@ -19,6 +19,7 @@ from orchestrator.paths import (
     USER_CONF,
     VERIFY_PERFORMANCE,
 )
+from orchestrator.peak_probe import PROBE
 from orchestrator.record import RecordError, read_record
 from orchestrator.submission.build import Built, SubmitError, Wishes, submit
 from orchestrator.submission.own_source import NOT_HERE
@@ -184,6 +185,18 @@ def test_a_result_needs_both_tests(tmp_path: Path, lacking: str) -> None:
     rerecord(run / f"SingleStream-{lacking}", status="failed", reason="the disk was full")
     text = refusal(tmp_path, run)
     assert f"resnet SingleStream: no finished {lacking} test" in text and "the disk was full" in text
+
+
+def test_a_probe_is_never_taken_however_new_it_is(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "runs")
+    probe = made_run(tmp_path / "probes", tests=("performance",), started="2026-02-01T00:00:00+0000")
+    probe = probe.rename(probe.with_name("made-peak-20260201-000000"))
+    why = f"{PROBE.rule}: {PROBE.why} [{PROBE.source}]"
+    rerecord(probe / "SingleStream-performance", official=False, unofficial_because=[why])
+    built = build(tmp_path, tmp_path / "runs", tmp_path / "probes")
+    assert f"{probe.name}/SingleStream-performance: a probe of loadgrid peak" in built.left_out
+    text = (built.root / "closed/ACME/results/sys-1/resnet50/SingleStream/README.md").read_text()
+    assert run.name in text and probe.name not in text
 
 
 def test_a_compliance_test_without_a_verdict_is_left_out_and_missing(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator.manifest import Manifest, parse_manifest
 from orchestrator.paths import EARLIER, MANIFEST, RECORD
+from orchestrator.peak_probe import is_probe
 from orchestrator.record import Record, read_record
 from orchestrator.rules import Round, load_round
 from orchestrator.submission.refusal import SubmitError, several
@@ -130,11 +131,13 @@ def _refuse_unreadable(error: OSError) -> None:
 def _wanted(
     records: list[tuple[Path, Record]], found: Round, left_out: list[str]
 ) -> list[tuple[Path, Record]]:
-    """Without compliance tests that nobody judged, and without those of open, which asks for none."""
+    """Without probes, compliance tests that nobody judged, and those of open, which asks for none."""
     wanted = []
     for folder, record in records:
         name, audit = f"{folder.parent.name}/{folder.name}", record.audit
-        if record.kind == "compliance" and record.division == "open":
+        if is_probe(record):
+            left_out.append(f"{name}: a probe of loadgrid peak")
+        elif record.kind == "compliance" and record.division == "open":
             left_out.append(f"{name}: the open division has no compliance tests")
         elif record.kind == "compliance" and (audit is None or (audit.passed is None and not audit.awaited)):
             left_out.append(f"{name}: it has no verdict ({audit.reason if audit else 'no verification'})")
