@@ -82,6 +82,7 @@ def _watched(every_s: float) -> Iterator[tuple[list[Exporter], dict[str, Any]]]:
         with subprocess.Popen(
             children.command("orchestrator.scraper", url, str(every_s)),
             env=children.environment(),
+            start_new_session=True,  # a Ctrl-C is for us; its input then ends, and so does it
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -127,3 +128,7 @@ def _show(rows: dict[bool, list[dict[str, Any]]], as_json: bool) -> None:
     each_ms = statistics.median(row["scrape_ms"] for row in rows[True])
     size = max(row["scrape_bytes"] for row in rows[True])
     terminal.print(f"{scrapes} scrapes, {each_ms:.3g} ms and {size:,} bytes each", style="dim")
+    if failed := sum(row["failed_scrapes"] for row in rows[True]):
+        terminal.print(f"{failed} more scrapes failed", style="yellow")
+    if bad := sum(not row["valid"] for row in rows[False] + rows[True]):
+        terminal.print(f"{bad} of {2 * len(rows[True])} tests were INVALID", style="yellow")

@@ -32,7 +32,7 @@ from orchestrator.paths import (
 from orchestrator.plan import TestSpec, opened_findings, plan
 from orchestrator.power.measure import Mode, measure, why_no_server
 from orchestrator.prepare import open_library
-from orchestrator.provenance import commit_of
+from orchestrator.provenance import code_sha256, commit_of
 from orchestrator.record import Record
 from orchestrator.report.write import report_of_run
 from orchestrator.rules import Round, load_round
@@ -42,6 +42,7 @@ from orchestrator.timings import Board
 from orchestrator.watching import Watcher
 from workers.host import WorkerSpec
 from workers.library import Library
+from workers.own_code import workers_sha256
 
 EXIT_VALID, EXIT_INVALID, EXIT_USAGE, EXIT_SETUP, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
 # Payloads cost encryption and copies in ZeroMQ's own threads; indices do not.
@@ -77,7 +78,7 @@ class Session:
         self.library = self.opened or open_library(self.manifest, self.watcher)
         if broken := broken_by_data(self.manifest, self.round, self.library, self.specs):
             self.watcher.warned(f"the results will be unofficial: {'; '.join(broken)}")
-        self.commit = commit_of()
+        self.commit, self.code = commit_of(), code_sha256()
         self.fleet: cluster.RayFleet | None = None
         if self.manifest.workers.where == "ray":
             try:
@@ -102,12 +103,17 @@ class Session:
         self.fleet = cluster.RayFleet(place, self._worker_spec())
         with self.stop.patience():
             self.fleet.load(self.watcher.worker_ready, self.stop)
-        self._refuse_other_data(self.fleet.facts)
+        self._refuse_others(self.fleet.facts)
         for text in self.fleet.differences():
             self.watcher.warned(text)
 
-    def _refuse_other_data(self, facts: Sequence[dict[str, Any]]) -> None:
-        """The answers are scored by this host's labels, so the workers' samples must be this host's."""
+    def _refuse_others(self, facts: Sequence[dict[str, Any]]) -> None:
+        """Records name this host's commit, and answers are scored by its labels: workers have both too."""
+        own = workers_sha256()
+        if strangers := [f"{f['name']} on {f['node']}" for f in facts if f["code"] != own]:
+            raise SetUpError(
+                f"the LoadGrid of {', '.join(strangers)} is not the one on this host; install the same there"
+            )
         other = [f["name"] for f in facts if f["library"] not in (None, self.library.digest)]
         if other:
             who = ", ".join(other)
@@ -155,13 +161,16 @@ class Session:
         else:
             self.watcher.test_began(spec, [seat.name for seat in order.workers])
             outcome = run_test(order, self.fleet, self._hooks(spec, self.stop))
-        # The test's process has read the code anew: what was clean when the run began may not be any more.
-        commit = max(self.commit, commit_of(), key=lambda known: bool(known["dirty"]))
-        evidence = Evidence(self.manifest, self.round, commit, self.library, run.root.name)
+        evidence = Evidence(self.manifest, self.round, self._commit_still(), self.library, run.root.name)
         record = evidence.record(spec, order, outcome, self._crew(order, outcome), started)
         write_atomically(folder / RECORD, record.to_json())
         self.watcher.test_ended(record, paths.finish())
         return record
+
+    def _commit_still(self) -> dict[str, Any]:
+        """The commit that the session began with; a test's process reads the code anew, so it must stay."""
+        same = (commit_of(), code_sha256()) == (self.commit, self.code)
+        return self.commit if same else {**self.commit, "dirty": True}
 
     def _hooks(self, spec: TestSpec, stop: Callable[[], str | None]) -> Hooks:
         """Who listens to a test: the watcher, who is also told where the test is heading."""

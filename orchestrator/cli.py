@@ -289,3 +289,7 @@ def _kept_traceback(error: Exception) -> str:
 def _complain(text: str, code: int) -> int:
     typer.echo(f"loadgrid: {text}", err=True)
     return code
+
+
+if __name__ == "__main__":
+    main()

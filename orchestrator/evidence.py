@@ -40,6 +40,7 @@ from orchestrator.verdict import (
     unofficial_because,
 )
 from workers.library import Library, LibraryError
+from workers.own_code import workers_sha256
 
 FROM_RESULT = (
     "cpu_us_per_sample",
@@ -141,6 +142,7 @@ class Evidence:
             "user_conf": hashlib.sha256(spec.user_conf.encode()).hexdigest(),
             "library": self.library.digest,
             "library_expected": self.manifest.task.sha256,
+            "workers_code": workers_sha256(),
             "weights_expected": getattr(self.manifest.backend, "weights_sha256", None),
         }
 

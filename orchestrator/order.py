@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import threading
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
+
+# The driver handles them and tells the test process. Who ends a job (Ray, Slurm, systemd) sends SIGTERM to
+# all of its processes at once: leaving by it would make an interrupted test a failed one.
+LEFT_TO_THE_DRIVER = (signal.SIGINT, signal.SIGTERM)
 
 
 class Seat(BaseModel):

@@ -12,24 +12,50 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from workers import own_code
+
 ROOT = Path(__file__).resolve().parent.parent
 STAMP = "loadgrid-commit.json"
+OWN = ("orchestrator", "workers")
 PACKAGES = ("loadgrid", "mlcommons-loadgen", "ray", "pyzmq", "numpy", "torch", "pydantic")
 
 
 def commit_of(root: Path = ROOT) -> dict[str, Any]:
-    """The checkout's commit and whether it has changes; commit None if `root` is no checkout, nor stamped."""
+    """The commit of the code below `root`, and whether the code is another than the commit's.
+
+    Commit None if `root` is no git checkout, nor stamped. What is not code may change, a run's folder say.
+    """
     head = _git(root, "rev-parse", "HEAD")
     if head is None:
         return _stamped(root)
-    status = _git(root, "status", "--porcelain")
-    return {"commit": head, "dirty": status is None or bool(status)}
+    listed = _git(root, "ls-tree", "-r", "-z", "HEAD", "--", *OWN)
+    return {"commit": head, "dirty": listed is None or _differs(root, listed)}
+
+
+def _differs(root: Path, listed: str) -> bool:
+    """Whether the code on the disk is not what the commit lists: git's own answer depends on its settings."""
+    committed = {}
+    for line in filter(None, listed.split("\0")):
+        about, name = line.split("\t", 1)
+        committed[name] = about.split()[2]
+    here = {path.relative_to(root).as_posix(): path for path in own_files(root)}
+    wanted = {name for name in committed if Path(name).suffix in own_code.SUFFIXES}
+    return wanted != here.keys() or any(
+        _blob(path.read_bytes(), committed[name]) != committed[name] for name, path in here.items()
+    )
+
+
+def _blob(content: bytes, like: str) -> str:
+    """Git's name of a file's content, by the hash that the repository uses."""
+    made = hashlib.new("sha1" if len(like) == 40 else "sha256", usedforsecurity=False)
+    made.update(b"blob %d\0" % len(content) + content)
+    return made.hexdigest()
 
 
 def stamp(checkout: Path, installed: Path = ROOT) -> str | None:
     """Keep a clean checkout's commit beside the code installed from it: an image has no git. Else None."""
     known, code = commit_of(checkout), code_sha256(installed)
-    if known["dirty"] is not False or code_sha256(checkout) != code:
+    if checkout.resolve() == installed or known["dirty"] is not False or code_sha256(checkout) != code:
         return None
     (installed / STAMP).write_text(json.dumps({"commit": known["commit"], "code": code}), "utf-8")
     return str(known["commit"])
@@ -38,11 +64,9 @@ def stamp(checkout: Path, installed: Path = ROOT) -> str | None:
 def _stamped(root: Path) -> dict[str, Any]:
     try:
         kept = json.loads((root / STAMP).read_text("utf-8"))
-        if kept["code"] == code_sha256(root):  # else the code is not the commit's any more
-            return {"commit": kept["commit"], "dirty": False}
+        return {"commit": kept["commit"], "dirty": kept["code"] != code_sha256(root)}
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # not stamped
-    return {"commit": None, "dirty": None}
+        return {"commit": None, "dirty": None}  # not stamped
 
 
 def _git(root: Path, *arguments: str) -> str | None:
@@ -59,13 +83,14 @@ def _git(root: Path, *arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+def own_files(root: Path = ROOT) -> list[Path]:
+    """Every file of LoadGrid's code below `root`."""
+    return [path for package in OWN for path in own_code.code_files(root / package)]
+
+
 def code_sha256(root: Path = ROOT) -> str:
     """sha256 over the code itself: tells two states of a changed checkout apart, or two installations."""
-    digest = hashlib.sha256()
-    for package in ("orchestrator", "workers"):
-        for path in sorted(p for p in (root / package).rglob("*") if p.suffix in (".py", ".yaml")):
-            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
+    return own_code.code_sha256(*(root / package for package in OWN))
 
 
 def versions() -> dict[str, Any]:
@@ -81,4 +106,5 @@ def versions() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(stamp(Path(sys.argv[1])) or "the commit is not kept: no clean git checkout of this code")
+    kept_commit = stamp(Path(sys.argv[1]))
+    sys.exit(None if kept_commit else "the commit is not kept: no clean git checkout of this very code")

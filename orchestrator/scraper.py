@@ -18,19 +18,24 @@ TIMEOUT_S = 5.0
 
 
 def scrape(url: str, every_s: float) -> dict[str, float]:
-    """Fetch `url` every so many seconds; how often, the median's milliseconds, and the most bytes."""
-    taken_ms, most_bytes = [], 0
+    """Fetch `url` every so many seconds; how often it came and failed, its median ms, its most bytes."""
+    taken_ms, most_bytes, failed = [], 0, 0
     # No proxy of the environment: the page is this machine's own.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     due_s = time.monotonic()
     while not select.select([sys.stdin], [], [], max(due_s - time.monotonic(), 0))[0]:
         began_s = time.monotonic()
-        with opener.open(url, timeout=TIMEOUT_S) as page:
-            most_bytes = max(most_bytes, len(page.read()))
-        taken_ms.append((time.monotonic() - began_s) * 1e3)
-        due_s += every_s
+        try:
+            with opener.open(url, timeout=TIMEOUT_S) as page:
+                most_bytes = max(most_bytes, len(page.read()))
+        except OSError:
+            failed += 1
+        else:
+            taken_ms.append((time.monotonic() - began_s) * 1e3)
+        due_s = max(due_s + every_s, time.monotonic())  # none is made up for
     median_ms = round(statistics.median(taken_ms), 2) if taken_ms else 0.0
-    return {"scrapes": len(taken_ms), "scrape_ms": median_ms, "scrape_bytes": most_bytes}
+    came = {"scrapes": len(taken_ms), "failed_scrapes": failed}
+    return {**came, "scrape_ms": median_ms, "scrape_bytes": most_bytes}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 
 from orchestrator import children
 from orchestrator.course import Course
-from orchestrator.order import Channel, TestOrder
+from orchestrator.order import LEFT_TO_THE_DRIVER, Channel, TestOrder
 from orchestrator.paths import TEST_LOG
 from orchestrator.timings import Board, Folder
 from workers.host import Ticket
@@ -93,16 +93,21 @@ class _Supervisor:
 
     def _spawn(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
         board_fd = self.outcome.board.fd
-        with open(Path(self.order.out_dir) / TEST_LOG, "wb") as log, theirs:
-            return subprocess.Popen(
-                children.command("orchestrator.testrun", str(theirs.fileno()), str(board_fd)),
-                pass_fds=(theirs.fileno(), board_fd),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=children.environment(),
-                start_new_session=True,  # a Ctrl-C in the terminal must reach the driver only
-            )
+        # A child that is still starting has them blocked too, until it handles them itself.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_THE_DRIVER)
+        try:
+            with open(Path(self.order.out_dir) / TEST_LOG, "wb") as log, theirs:
+                return subprocess.Popen(
+                    children.command("orchestrator.testrun", str(theirs.fileno()), str(board_fd)),
+                    pass_fds=(theirs.fileno(), board_fd),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=children.environment(),
+                    start_new_session=True,  # a Ctrl-C in the terminal must reach the driver only
+                )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def run(self) -> Outcome:
         began = time.monotonic()
@@ -126,9 +131,7 @@ class _Supervisor:
             self._hear_the_rest()
             self.channel.closed = True
         if self.channel.closed and not self._over:
-            died, told = self._how_it_died(), self.hooks.stop()
-            # A signal to all processes may end a child that is still starting, and us it tells to stop.
-            self._end("interrupted" if told else "failed", told or died)
+            self._end("failed", self._how_it_died())
         if self._over:
             return
         if reason := self.hooks.stop():

@@ -30,7 +30,7 @@ from orchestrator.lateness import IssueLog, server_lateness
 from orchestrator.link import Link, LinkError, Peer, RouterLink
 from orchestrator.loadgen import Callbacks, LoadGenError
 from orchestrator.local import LocalLink
-from orchestrator.order import Channel, Seat, TestOrder
+from orchestrator.order import LEFT_TO_THE_DRIVER, Channel, Seat, TestOrder
 from orchestrator.pace import Pace, even_warm_ups
 from orchestrator.shared_answers import SharedAnswers
 from orchestrator.timings import Board, Timings
@@ -303,10 +303,10 @@ class CpuMeter:
 def main() -> None:
     """Read the order and run it."""
     control_fd, board_fd = int(sys.argv[1]), int(sys.argv[2])
-    # Both are the driver's to handle; the driver tells us. Who ends a job (Ray, Slurm, systemd) sends SIGTERM
-    # to all of its processes at once: leaving then would make an interrupted test a failed one.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    # A function of ours and not SIG_IGN, which whatever a library starts here would inherit.
+    for number in LEFT_TO_THE_DRIVER:
+        signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, LEFT_TO_THE_DRIVER)
     _allow_files()
     channel = Channel(socket.socket(fileno=control_fd))
     threading.Thread(target=_leave_with_driver, args=(channel.sock,), name="driver", daemon=True).start()

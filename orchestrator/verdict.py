@@ -20,6 +20,7 @@ METRICS = {
 }
 # MultiStream up to v1.1 counts the samples that fit into its fixed interval.
 STREAMS_KEY = "effective_samples_per_query"
+OVERLATENCY_KEY = "result_overlatency_query_count"  # Server alone has it
 MAY_DIFFER = ("workers differ in device", "workers differ in max_batch")
 # What LoadGen's log shows of a test: our setting, LoadGen's key.
 SHOWN = {
@@ -36,10 +37,14 @@ SHOWN = {
 # The keys of LoadGen's checks, and what a failed one means to somebody who sees it for the first time.
 CHECKS = {
     "result_perf_constraints_met": "too many queries took longer than the limit: offer fewer a second",
-    "result_min_duration_met": "the test was shorter than min_duration: expect more (a higher "
-    "target_qps, in the streams a shorter target_latency)",
+    "result_min_duration_met": "the test was shorter than min_duration: expect more (a higher target_qps)",
     "result_min_queries_met": "fewer queries than min_query_count were asked",
     "early_stopping_met": "too few queries to be 99 % sure that the latency holds: run longer or offer less",
+}
+# In SingleStream and MultiStream the one hint at the number of queries is the latency that is expected.
+STREAM_CHECKS = {
+    "result_min_duration_met": "the test was shorter than min_duration: expect a shorter target_latency",
+    "early_stopping_met": "too few queries to be 99 % sure of the percentile: run longer",
 }
 # A duration cannot be missed there by a wrong hint: the interval is fixed.
 FIXED_INTERVAL_CHECKS = {
@@ -50,35 +55,55 @@ FIXED_INTERVAL_CHECKS = {
 
 def result_of(spec: TestSpec, detail: DetailLog, finished: bool) -> Result:
     """What LoadGen measured, nothing of an unfinished test; the value is LoadGen's own, never ours."""
-    metric, unit, scale = _metric(spec)
-    value = detail.number(spec.result_key) if finished else None
-    if value == 0 and unit == "ms":
-        value = None  # early stopping had too few queries for an estimate
+    metric, unit = _metric(spec)
+    late = detail.number(OVERLATENCY_KEY) if finished else None
     reasons = list(detail.reasons)
     if detail.valid is False:
-        checks = CHECKS | (FIXED_INTERVAL_CHECKS if spec.result_key == STREAMS_KEY else {})
-        reasons += [words for key, words in checks.items() if detail.values.get(key) is False]
+        reasons += _failed_checks(spec, detail)
     return Result(
         valid=detail.valid if finished else None,
         metric=metric,
-        value=None if value is None else value * scale,
+        value=value_of(spec.scenario, spec.result_key, detail) if finished else None,
         unit=unit,
         reasons=reasons,
         percentiles_ms=detail.percentiles_ms(),
         errors=detail.troubles,
+        overlatency_queries=None if late is None else int(late),
     )
 
 
-def _metric(spec: TestSpec) -> tuple[str, str, float]:
-    """Name, unit and scale of a test's metric; a latency is named by its percentile."""
+def value_of(scenario: str, result_key: str, detail: DetailLog) -> float | None:
+    """LoadGen's number of a test, in its metric's unit; None where it gave none."""
+    value = detail.number(result_key)
+    if value is None or result_key == STREAMS_KEY:
+        return value
+    _, unit, scale = METRICS[scenario]
+    if value == 0 and unit == "ms":
+        return None  # early stopping had too few queries for an estimate
+    return value * scale
+
+
+def _failed_checks(spec: TestSpec, detail: DetailLog) -> list[str]:
+    """LoadGen's checks that this test failed, in words that fit its scenario."""
+    streams = STREAM_CHECKS if spec.scenario in ("SingleStream", "MultiStream") else {}
+    checks = CHECKS | (FIXED_INTERVAL_CHECKS if spec.result_key == STREAMS_KEY else streams)
+    failed = [key for key in checks if detail.values.get(key) is False]
+    if "result_perf_constraints_met" in failed and "early_stopping_met" in failed:
+        # Of a latency that was missed nobody can be sure that it holds, however long the test.
+        failed.remove("early_stopping_met")
+    return [checks[key] for key in failed]
+
+
+def _metric(spec: TestSpec) -> tuple[str, str]:
+    """Name and unit of a test's metric; a latency is named by its percentile."""
     if spec.result_key == STREAMS_KEY:
-        return "samples per query", "samples", 1.0
-    metric, unit, scale = METRICS[spec.scenario]
+        return "samples per query", "samples"
+    metric, unit, _ = METRICS[spec.scenario]
     for prefix in ("single_stream", "multi_stream"):
         percentile = spec.settings.get(f"{prefix}_target_latency_percentile")
         if spec.scenario in ("SingleStream", "MultiStream") and percentile:
             metric = f"p{100 * percentile:g} {metric}"
-    return metric, unit, scale
+    return metric, unit
 
 
 def shown_otherwise(spec: TestSpec, detail: DetailLog) -> list[str]:
@@ -199,5 +224,8 @@ def missing_evidence(
     if commit.get("commit") is None:
         missing.append("code: LoadGrid does not run from a git checkout, so its commit is not known")
     elif commit.get("dirty"):
-        missing.append(f"code: LoadGrid's checkout has changes over commit {commit['commit'][:12]}")
+        missing.append(f"code: LoadGrid's code has changes over commit {commit['commit'][:12]}")
+    own = hashes.get("workers_code")  # records of before have none
+    if own is not None and any(fact.get("code") not in (None, own) for fact in facts):
+        missing.append("code: a worker's LoadGrid is not the one on this host")
     return missing

@@ -218,12 +218,13 @@ def test_an_image_knows_its_commit_when_it_was_built_from_a_clean_checkout(
     unknown = {"commit": None, "dirty": None}
     assert provenance.commit_of(installed) == unknown
     if change == "the checkout":
-        (checkout / "new").touch()
+        (checkout / "workers" / "new.py").touch()
     assert provenance.stamp(checkout, installed) == (None if change == "the checkout" else commit)
     if change == "the installed code":
         (installed / "workers" / "a.py").write_text("a = 2\n")
-    known = {"commit": commit, "dirty": False}
-    assert provenance.commit_of(installed) == (unknown if change else known)
+    known = {"commit": commit, "dirty": change is not None}
+    assert provenance.commit_of(installed) == (unknown if change == "the checkout" else known)
+    assert provenance.stamp(checkout, checkout) is None, "a checkout needs none, and it would change it"
 
 
 def test_a_stamp_that_is_damaged_says_nothing(tmp_path: Path) -> None:

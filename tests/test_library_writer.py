@@ -203,15 +203,6 @@ def test_a_partial_of_other_code_is_begun_anew_and_the_library_says_which(
     assert library.digest == other.digest  # of the contents
 
 
-def test_the_hash_of_the_code_follows_every_file_of_it(tmp_path: Path) -> None:
-    (tmp_path / "a.py").write_text("x = 1")
-    one = writing._code_sha256(tmp_path)
-    (tmp_path / "b.py").write_text("")
-    two = writing._code_sha256(tmp_path)
-    (tmp_path / "a.py").write_text("x = 2")
-    assert len({one, two, writing._code_sha256(tmp_path)}) == 3
-
-
 def test_a_disk_that_fails_in_mid_takeover_gives_a_whole_library(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

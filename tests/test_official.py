@@ -182,6 +182,7 @@ BROKEN: list[tuple[Callable[[Case], None], str]] = [
     (setting("manifest", "suite", value="datacenter"), "suite: resnet is not in the datacenter suite"),
     (having("commit", {"commit": None, "dirty": None}), "code: LoadGrid does not run from a git checkout"),
     (having("commit", {"commit": "ab" * 20, "dirty": True}), "code: .* changes over commit abababababab"),
+    (fact("code", "another"), "code: a worker's LoadGrid is not the one on this host"),
     (setting("log", "loadgen_version", value="6.0.15"), "loadgen: LoadGen 6.0.15 is not the round's own"),
     (setting("log", "loadgen_version", value=None), "loadgen: its version and the hash .* are not known"),
     (told("loadgen_sha256", "0" * 64), "loadgen_file: .* none of the published builds"),

@@ -219,28 +219,62 @@ def test_the_commit_is_that_of_the_codes_own_checkout(
     assert commit_of(tmp_path) == none
     git(tmp_path, "init", "-q")
     assert commit_of(tmp_path) == none  # nothing committed yet
-    (tmp_path / "code.py").write_text("1")
-    git(tmp_path, "add", ".")
-    git(tmp_path, "commit", "-qm", "one")
-    head = git(tmp_path, "rev-parse", "HEAD")
-    clean = {"commit": head, "dirty": False}
+    clean = committed_code(tmp_path)
     assert commit_of(tmp_path) == clean
     inside = tmp_path / "installed"
     inside.mkdir()
     assert commit_of(inside) == none  # somebody else's repository around it says nothing about it
-    (tmp_path / "code.py").write_text("2")
-    assert commit_of(tmp_path) == {"commit": head, "dirty": True}
-    (tmp_path / "code.py").write_text("1")
-    (tmp_path / "new.py").write_text("untracked")
-    assert commit_of(tmp_path) == {"commit": head, "dirty": True}
-    (tmp_path / "new.py").unlink()
-    other = tmp_path / "installed"
-    git(other, "init", "-q")
-    monkeypatch.setenv("GIT_DIR", str(other / ".git"))  # as in a hook of another repository
-    assert commit_of(tmp_path) == {"commit": head, "dirty": True}  # the new folder is untracked
-    assert commit_of(tmp_path)["commit"] == head
+    git(inside, "init", "-q")
+    monkeypatch.setenv("GIT_DIR", str(inside / ".git"))  # as in a hook of another repository
+    assert commit_of(tmp_path) == clean
     monkeypatch.setenv("PATH", str(inside))  # no git at all
     assert commit_of(tmp_path) == none
+
+
+def committed_code(folder: Path) -> dict[str, Any]:
+    """A checkout with two packages and a note; what commit_of says of it."""
+    for package in ("orchestrator", "workers"):
+        (folder / package).mkdir()
+        (folder / package / "code.py").write_text("1")
+    (folder / "notes.md").write_text("1")
+    (folder / ".gitignore").write_text("build/\n")
+    git(folder, "add", ".")
+    git(folder, "commit", "-qm", "one")
+    return {"commit": git(folder, "rev-parse", "HEAD"), "dirty": False}
+
+
+@pytest.mark.parametrize(
+    ("change", "dirty"),
+    [
+        ("edited", True),
+        ("edited where git was told not to look", True),
+        ("workers/new.py", True),
+        ("workers/build/__init__.py", True),  # which git ignores, and Python imports
+        ("workers/fast.so", True),
+        ("deleted", True),
+        ("runs/made/record.json", False),
+        ("dgx.json", False),
+        ("workers/notes.txt", False),
+        ("workers/__pycache__/code.cpython-311.pyc", False),
+    ],
+)
+def test_only_other_code_makes_a_checkout_another_than_its_commit(
+    tmp_path: Path, change: str, dirty: bool
+) -> None:
+    git(tmp_path, "init", "-q")
+    clean = committed_code(tmp_path)
+    git(tmp_path, "config", "status.showUntrackedFiles", "no")
+    code = tmp_path / "workers" / "code.py"
+    if change == "deleted":
+        code.unlink()
+    elif change.startswith("edited"):
+        if change != "edited":
+            git(tmp_path, "update-index", "--skip-worktree", "workers/code.py")
+        code.write_text("2")
+    else:
+        (tmp_path / change).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / change).write_text("new")
+    assert commit_of(tmp_path) == {**clean, "dirty": dirty}
 
 
 def test_versions_name_python_and_every_library_that_matters() -> None:

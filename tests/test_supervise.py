@@ -5,9 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -21,8 +23,8 @@ from orchestrator.order import Channel
 from orchestrator.stop import Interrupted
 from orchestrator.supervise import Hooks, run_test
 from orchestrator.testrun import TestProcess
-from tests.processes import PATIENCE
-from tests.real_loadgen import order_of
+from tests.processes import PATIENCE, alive, command_line, descendants
+from tests.real_loadgen import order_of, running_tests
 
 TIME_BUDGET_S = 15
 # A process that dies while one that it forked holds the channel open.
@@ -49,6 +51,38 @@ def test_a_process_that_dies_while_another_holds_its_channel_is_noticed(
         "the test process died (signal SIGABRT): what it said",
     )
     assert outcome.losses == [{"worker": "w0", "reason": "said before the end"}]
+
+
+def test_a_process_that_died_by_itself_has_failed_also_when_we_are_told_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dies = "import os, sys; print('its last words', flush=True); os.abort()"
+    monkeypatch.setattr(children, "command", lambda module, *fds: [sys.executable, "-c", dies, *fds])
+
+    def stop() -> str | None:
+        living = [pid for pid in descendants(os.getpid()) if dies in command_line(pid) and alive(pid)]
+        return None if living else "SIGTERM received"
+
+    outcome = run_test(order_of(tmp_path, "Server"), None, Hooks(stop=stop))
+    assert outcome.status == "failed" and "signal SIGABRT): its last words" in outcome.reason
+
+
+def test_a_sigterm_to_all_processes_is_left_to_the_driver_from_the_first_moment_on(tmp_path: Path) -> None:
+    signalled: list[int] = []
+
+    def sender() -> None:
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            for pid in running_tests():
+                os.kill(pid, signal.SIGTERM)
+                signalled.append(pid)
+            time.sleep(0.002)
+
+    thread = threading.Thread(target=sender)
+    thread.start()
+    outcome = run_test(order_of(tmp_path, "Server"), None, Hooks())
+    thread.join()
+    assert (outcome.status, outcome.reason) == ("finished", "") and len(signalled) > 10
 
 
 def test_the_test_process_may_open_as_many_files_as_the_hard_limit_allows() -> None:

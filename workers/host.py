@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -22,6 +21,7 @@ from workers.backends import Backend, open_backend
 from workers.bare import bare_loop
 from workers.batcher import Batcher
 from workers.library import Library
+from workers.own_code import workers_sha256
 from workers.port import DealerPort, new_key_pair
 from workers.tasks import Task, open_task
 from workers.worker import Port, Worker
@@ -110,7 +110,7 @@ class WorkerHost:
             "warm_up": [[int(n), float(s)] for n, s in warm_up],
             "max_batch": self.spec.max_batch,
             "library": self._library.digest if self._library else None,
-            "code": _code_sha256(),
+            "code": workers_sha256(),
             **facts,
             "versions": _versions() | facts.get("versions", {}),
         }
@@ -233,15 +233,6 @@ class WorkerHost:
         if self._backend is not None:
             self._backend.close()
             self._backend = None
-
-
-def _code_sha256() -> str:
-    """sha256 over this package's source: two hosts must not run two LoadGrids."""
-    digest = hashlib.sha256()
-    folder = Path(__file__).parent
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
 
 
 def _versions() -> dict[str, str]:

@@ -49,6 +49,7 @@ from workers.library_reader import (
     tell,
 )
 from workers.limits import memory_bytes, usable_cpus
+from workers.own_code import code_sha256
 
 __all__ = ["Library", "LibraryError", "LibraryWriter", "heard_by", "prepare_library"]
 
@@ -315,18 +316,11 @@ class LibraryWriter:
 @cache
 def made_by() -> dict[str, str]:
     """What decides the bytes of samples: a hash of the tasks' code, and versions of what they call."""
-    found = {"tasks_sha256": _code_sha256(Path(__file__).parent / "tasks")}
+    found = {"tasks_sha256": code_sha256(Path(__file__).parent / "tasks")}
     for name in _PREPROCESSING:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
-
-
-def _code_sha256(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def prepare_library(

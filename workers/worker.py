@@ -143,6 +143,8 @@ class Worker:
 
     def _receive(self) -> None:
         """Take every message that is there."""
+        # Asked first: what had come before the link was lost is still taken.
+        lost = self._port.lost()
         while (parts := self._port.recv()) is not None:
             head = read_head(parts[0])
             if head.epoch != self.epoch:
@@ -151,8 +153,8 @@ class Worker:
                 self._batcher.add(decode_work(head, parts), self._clock())
             else:
                 self._control(head.kind, head.number, parts)
-        if self._running and (reason := self._port.lost()):
-            self.ended = reason
+        if self._running and lost:
+            self.ended = lost
             self._running = False
 
     def _control(self, kind: Kind, number: int, parts: list[Buffer]) -> None:

@@ -92,17 +92,24 @@ def _result(found: Round, test: Test) -> Result:
 
 
 def _contradictions(found: Round, test: Test) -> Iterator[str]:
-    told, seen = test.record.result, _result(found, test)
-    if told.valid != seen.valid:
-        yield f"the verdict is {_verdict(told.valid)}, in {DETAIL} it is {_verdict(seen.valid)}"
-    if not _same(told.value, seen.value, SAME * abs(seen.value or 0)):
-        shown = [f"{result.value:.10g}" if result.value is not None else "none" for result in (told, seen)]
-        yield f"the {seen.metric} is {shown[0]} {told.unit}, in {DETAIL} it is {shown[1]} {seen.unit}"
+    seen = _result(found, test)
+    yield from differences(test.record.result, seen.valid, seen.value, seen.metric, seen.unit)
     if test.kind == "accuracy":
         yield from _scored_otherwise(found, test)
     audit, verified = test.record.audit, inside(test, VERIFY_PERFORMANCE)
     if audit and audit.passed and verified.is_file() and PASSED not in _text(verified):
         yield f"{audit.test} passed, and {VERIFY_PERFORMANCE} has no {PASSED}"
+
+
+def differences(
+    told: Result, valid: bool | None, value: float | None, metric: str, unit: str
+) -> Iterator[str]:
+    """What a record tells of LoadGen's verdict and result otherwise than its detail log does."""
+    if told.valid != valid:
+        yield f"the verdict is {_verdict(told.valid)}, in {DETAIL} it is {_verdict(valid)}"
+    if not _same(told.value, value, SAME * abs(value or 0)):
+        shown = [f"{number:.10g}" if number is not None else "none" for number in (told.value, value)]
+        yield f"the {metric} is {shown[0]} {told.unit}, in {DETAIL} it is {shown[1]} {unit}"
 
 
 def _verdict(valid: bool | None) -> str:
