@@ -61,6 +61,9 @@ class Placement:
 def connect(address: str, num_cpus: int | None = None) -> None:
     """Join the Ray cluster at `address`; "local" starts one on this machine, which ends with this process."""
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": True}
+    # Else Ray prints what its daemon says ("(raylet) A worker died ...", eleven lines) into our output; its
+    # logs have it, and we tell of the lost worker. Ray's debugger does the same; there is no other switch.
+    ray._private.worker._worker_logs_enabled = False
     before = signal.getsignal(signal.SIGTERM)
     try:
         if address == "local":
@@ -99,7 +102,8 @@ def _refuse_closed(address: str) -> None:
         host = own_address() if host in LOOPBACK else host
         reason = why_no_connection(host, int(port), CONNECT_TIMEOUT_S)
     if reason := reason or why_no_ray(address):
-        raise ClusterError(f"no Ray cluster at {address!r}: {reason}; start one with `ray start --head`")
+        mend = "set RAY_AUTH_TOKEN to its token" if "Auth" in reason else "start one with `ray start --head`"
+        raise ClusterError(f"no Ray cluster at {address!r}: {reason}; {mend}")
 
 
 def disconnect() -> None:

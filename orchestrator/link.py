@@ -155,9 +155,10 @@ class RouterLink:
         try:
             self._socket.send(self._identities[worker], zmq.SNDMORE | zmq.DONTWAIT)
             send_parts(self._socket, parts)
-        except zmq.ZMQError as error:
-            # EHOSTUNREACH or EAGAIN: never ignored, it is a loss.
-            raise LinkDown(f"its connection closed ({error.strerror})") from None
+        except zmq.ZMQError:
+            # EHOSTUNREACH or EAGAIN: never ignored, it is a loss. ZeroMQ's "Host unreachable" would mislead:
+            # it says that the connection is gone, also where the worker was killed on this very host.
+            raise LinkDown("its connection closed") from None
 
     def recv(self) -> tuple[int, list[Buffer]] | None:
         """The next message of a known worker; a message of anybody else is dropped.

@@ -48,6 +48,11 @@ def _parts(manifest: Manifest, specs: Sequence[TestSpec], free: int | None) -> I
     yield _memory(specs, free)
     yield Text()
     yield from _rules(specs)
+    if not any(finding.scope == "test" for spec in specs for finding in spec.broken_rules):
+        needs = list(only_the_user([manifest]))
+        yield from (Text(need) for need in needs)
+        if needs:
+            yield Text()
     if absent := not_here([manifest]):
         yield Text(absent, style="yellow")
         yield Text()
@@ -55,6 +60,19 @@ def _parts(manifest: Manifest, specs: Sequence[TestSpec], free: int | None) -> I
     if notes:
         yield listed("Notes", notes, "cyan")
         yield Text()
+
+
+def only_the_user(manifests: Sequence[Manifest]) -> Iterator[str]:
+    """What an official result needs besides, and no plan can know."""
+    unverified = sum(m.task.sha256 is None for m in manifests)
+    unweighed = sum(
+        getattr(m.backend, "weights", None) is not None and getattr(m.backend, "weights_sha256", None) is None
+        for m in manifests
+    )
+    for field, lacking in (("task.sha256", unverified), ("backend.weights_sha256", unweighed)):
+        without = f" ({plural(lacking, 'manifest')} without)" if len(manifests) > 1 else ""
+        if lacking:
+            yield f"Official results also need {field}{without}."
 
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:

@@ -16,6 +16,7 @@ from orchestrator.findings_manifest import REQUIRED_SCENARIO, missing_scenario_f
 from orchestrator.manifest import Manifest
 from orchestrator.phrases import duration, plural
 from orchestrator.plan import TestSpec
+from orchestrator.planview import only_the_user
 from orchestrator.preflight import not_here
 from orchestrator.rules import load_round
 from orchestrator.tables import listed, plain_table, with_tests
@@ -48,7 +49,7 @@ def show_campaign(title: str, parts: Sequence[Part], console: Console) -> bool:
     console.print(Rule(Text(title, style="bold"), style="dim"))
     console.print(_table(parts))
     console.print()
-    for text in (_total(parts), *_absent(parts), *_only_the_user(parts)):
+    for text in (_total(parts), *_absent(parts), *only_the_user([part.manifest for part in parts])):
         console.print(Text(text))
     console.print()
     for part in _verdict(parts, broken, missing):
@@ -115,22 +116,6 @@ def _absent(parts: Sequence[Part]) -> Iterator[str]:
             yield f"{where}: without {', '.join(absent)}, which a submission may leave out."
         else:
             yield f"{where}: every benchmark of the round that LoadGrid knows is here."
-
-
-def _only_the_user(parts: Sequence[Part]) -> Iterator[str]:
-    """What an official result needs besides, and no plan can know."""
-    unverified = [p for p in parts if p.manifest.task.sha256 is None]
-    if unverified:
-        yield f"Official results also need task.sha256 ({plural(len(unverified), 'manifest')} without)."
-    weights = [
-        p
-        for p in parts
-        if getattr(p.manifest.backend, "weights", None) is not None
-        and getattr(p.manifest.backend, "weights_sha256", None) is None
-    ]
-    if weights:
-        count = plural(len(weights), "manifest")
-        yield f"Official results also need backend.weights_sha256 ({count} without)."
 
 
 def _verdict(parts: Sequence[Part], broken: list[Told], missing: list[Told]) -> Iterator[RenderableType]:

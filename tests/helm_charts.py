@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -42,6 +43,30 @@ def render(values: Object, name: str = "run") -> list[Object]:
     found = texts(values, name)
     read = [yaml.safe_load_all(text) for file, text in found.items() if file != "NOTES.txt"]
     return [one for objects in read for one in objects if one]
+
+
+ECHO = values_of("kueue")["manifests"]["echo"]
+GOOD: Object = {
+    "manifests": {"echo": ECHO},
+    "workers": [{"name": "gpu", "replicas": 1, "gpus": 4, "cpu": 16, "memory": "64Gi", "shm": "8Gi"}],
+}
+
+
+def good(**more: Any) -> Object:
+    values: Object = {**json.loads(json.dumps(GOOD)), **more}
+    return values
+
+
+def group(**more: Any) -> Object:
+    return good(workers=[{**GOOD["workers"][0], **more}])
+
+
+def manifest(text: str) -> Object:
+    return good(manifests={"a": text})
+
+
+def volume(**more: Any) -> Object:
+    return good(data=[{"name": "a", "mountPath": "/a", "source": {"emptyDir": {}}, **more}])
 
 
 @cache
@@ -139,6 +164,9 @@ def guarded(objects: Any, pod: Pod) -> bool:
 
 
 def open_to_all(peer: Object) -> bool:
-    """Whether a peer means more than pods or namespaces of certain labels."""
-    chosen = [peer.get(side) for side in ("podSelector", "namespaceSelector")]
-    return "ipBlock" in peer or not any(side and side.get("matchLabels") for side in chosen)
+    """Whether a peer means more than pods of this namespace, or namespaces, of certain labels.
+
+    A pod's labels in any namespace are not enough: whoever may make a pod somewhere gives it the label.
+    """
+    where: Object = peer.get("namespaceSelector", peer.get("podSelector")) or {}
+    return "ipBlock" in peer or not where.get("matchLabels")

@@ -16,8 +16,9 @@ import typer.main
 import yaml
 
 from orchestrator.cli import app
-from orchestrator.manifest import manifest_files, parse_manifest
+from orchestrator.manifest import Manifest, manifest_files, parse_manifest
 from orchestrator.plan import plan
+from orchestrator.planview import only_the_user
 from orchestrator.rules import load_round
 from tests.test_tidy import kept_files
 
@@ -141,6 +142,24 @@ def read_manifest(text: str, where: str) -> None:
 @pytest.mark.parametrize("block", of_kind("yaml manifest"))
 def test_every_manifest_is_one_and_has_a_plan(block: Block) -> None:
     read_manifest(block.text, block.where.replace("/", "-"))
+
+
+def closed_on_kubernetes() -> list[Any]:
+    """Manifests of the closed division on the page on Kubernetes and among the chart's examples."""
+    texts = [(one.where, one.text) for one in BLOCKS if one.kind == "yaml manifest" and "kubern" in one.page]
+    for file in sorted((ROOT / "helm" / "ci").glob("*.yaml")):
+        given = yaml.safe_load(file.read_text("utf-8"))["manifests"]
+        texts += [(f"{file.name} {name}", text) for name, text in given.items()]
+    read = [(where, parse_manifest(text.encode(), "a.yaml")) for where, text in texts]
+    return [pytest.param(one, id=where) for where, one in read if one.division == "closed"]
+
+
+@pytest.mark.parametrize("manifest", closed_on_kubernetes())
+def test_a_closed_manifest_for_kubernetes_can_become_official(manifest: Manifest) -> None:
+    """The chart's driver is on another host than the workers: samples must travel."""
+    assert manifest.dispatch.payload == "value" and list(only_the_user([manifest])) == []
+    specs = plan(manifest, load_round(manifest.round))
+    assert [f for spec in specs for f in spec.broken_rules if f.scope == "test"] == []
 
 
 def installs() -> list[Any]:

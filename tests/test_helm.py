@@ -30,6 +30,7 @@ from tests.helm_charts import (
     pods,
     render,
     selects,
+    texts,
     values_of,
 )
 from tests.kubernetes_objects import crds_here, problems_of
@@ -251,6 +252,9 @@ def test_an_open_policy_would_be_found() -> None:
     first["ingress"].append({"ports": [{"port": 22}]})
     (driver,) = (pod for pod in pods(objects) if pod.part == "driver")
     assert [door.low for door in doors(objects, driver) if open_to_all(door.peer)] == [22]
+    operators = {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}}
+    first["ingress"][-1]["from"] = [{"namespaceSelector": {}, "podSelector": operators}]
+    assert [door.low for door in doors(objects, driver) if open_to_all(door.peer)] == [22]
     unguarded = [one for one in objects if one["kind"] != "NetworkPolicy"]
     assert not guarded(unguarded, driver)
 
@@ -301,7 +305,22 @@ def test_a_running_clusters_driver_writes_the_manifests_itself(tmp_path: Path) -
     assert words == ["run", str(folder), "--address", "auto", "--runs-dir", "/shared/runs"]
     given = values_of("existing-cluster")["manifests"]["echo"]
     assert (folder / "echo.yaml").read_text().startswith(given)
-    assert load_manifest(folder / "echo.yaml").dispatch.ports == (7400, 7431)
+    got = load_manifest(folder / "echo.yaml")
+    assert (got.dispatch.ports, got.metrics.listen) == ((7400, 7431), "127.0.0.1")
+
+
+def test_metrics_are_open_only_where_a_policy_guards_them(tmp_path: Path) -> None:
+    values = values_of("quickstart") | {"networkPolicy": {"enabled": False}}
+    (found,) = (one for one in of_kind(render(values), "ConfigMap"))
+    (tmp_path / "a.yaml").write_text(found["data"]["quickstart.yaml"])
+    assert load_manifest(tmp_path / "a.yaml").metrics.listen == "127.0.0.1"
+    told = "with `metrics: {listen: 0.0.0.0}` in a manifest"
+    assert told in texts(values)["NOTES.txt"] and told not in texts(values_of("quickstart"))["NOTES.txt"]
+    for listen in ("127.0.0.1", "0.0.0.0"):
+        given = values_of("quickstart")["manifests"]["quickstart"] + f"metrics: {{listen: {listen}}}\n"
+        values["manifests"]["quickstart"] = given
+        (found,) = (one for one in of_kind(render(values), "ConfigMap"))
+        assert f"metrics: {{port: 9464, listen: {listen}}}" in found["data"]["quickstart.yaml"]
 
 
 def test_a_running_cluster_gets_the_job_alone() -> None:
@@ -342,7 +361,7 @@ def test_queues_are_named_by_the_labels_that_their_owners_read() -> None:
 def test_every_job_comes_to_an_end_and_gives_its_pods_back(name: str) -> None:
     spec = job(example(name))
     assert spec["shutdownAfterJobFinishes"] is True and spec["activeDeadlineSeconds"] > 0
-    assert spec["preRunningDeadlineSeconds"] > 0 and spec["submitterConfig"]["backoffLimit"] == 2
+    assert spec["preRunningDeadlineSeconds"] > 0 and spec["submitterConfig"]["backoffLimit"] == 50
     assert spec["backoffLimit"] == (1 if name == "suite" else 0)
     assert spec["submitterPodTemplate"]["spec"]["restartPolicy"] == "Never"
 

@@ -134,40 +134,6 @@ def library_of(folder: Path, **options: Any) -> Library:
     return NullTask({"count": 8, "sample_bytes": 16, **options}).prepare(folder)
 
 
-class ClosingPort:
-    """The test says BYE and closes its link in one moment: just before the worker's `moment`-th look."""
-
-    def __init__(self, moment: int) -> None:
-        self._left = moment
-        self._unread = [control(Kind.BYE, EPOCH)]
-
-    def _over(self) -> bool:
-        self._left -= 1
-        return self._left <= 0
-
-    def recv(self) -> list[Any] | None:
-        return self._unread.pop() if self._over() and self._unread else None
-
-    def lost(self) -> str | None:
-        return "the link to the test is closed" if self._over() else None
-
-    def wait(self, timeout_ns: int, fd: int | None) -> None:
-        pass
-
-    def send(self, parts: list[Any]) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-@pytest.mark.parametrize("moment", range(1, 7))
-def test_a_bye_that_comes_together_with_the_end_of_the_link_is_heard(moment: int) -> None:
-    worker = Worker("w0", EPOCH, ClosingPort(moment), Engine(), None, Batcher(MAX_BATCH), "w0@here")
-    worker.run()
-    assert worker.ended == "bye"
-
-
 # Answers
 
 

@@ -1,6 +1,7 @@
 {{/* Faults between values, which a schema cannot tell; each sentence says what to do. */}}
 {{- define "loadgrid.check" -}}
 {{- $v := .Values -}}
+{{- include "loadgrid.check.values" . -}}
 {{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" .Release.Name) -}}
 {{- fail (printf "\nthe release's name is the RayJob's, and KubeRay wants a letter first and no dots: %q is not such a name\n" .Release.Name) -}}
 {{- end -}}
@@ -87,9 +88,15 @@
 {{- if $v.cluster.driverResources -}}
 {{- fail "\ncluster.driverResources is for cluster.existing: this release makes its driver's pod itself, take it out\n" -}}
 {{- end -}}
+{{- if not $v.run.resume -}}
+{{- if gt ($v.job.backoffLimit | int) 0 -}}
+{{- fail (printf "\njob.backoffLimit is %d, and a retry, which also follows a test INVALID or a wrong manifest, would begin a whole new campaign: set run.resume to true, so that it runs only what is missing, or job.backoffLimit to 0\n" ($v.job.backoffLimit | int)) -}}
+{{- end -}}
+{{- if eq $v.gang.kind "kueue" -}}
+{{- fail "\ngang.kind is kueue, which may take the pods away and let the job begin again, and it would begin a whole new campaign: set run.resume to true, so that it runs only what is missing\n" -}}
+{{- end -}}
+{{- end -}}
 {{- $names := list -}}
-{{- $gpus := 0 -}}
-{{- $cpus := 0 -}}
 {{- range $v.workers -}}
 {{- if has .name (list "driver" "head" "headgroup") -}}
 {{- fail (printf "\na group of workers is named %s, which is another part of the cluster: choose another name\n" .name) -}}
@@ -98,8 +105,6 @@
 {{- fail (printf "\ntwo groups of workers are named %s: give each a name of its own\n" .name) -}}
 {{- end -}}
 {{- $names = append $names .name -}}
-{{- $gpus = add $gpus (mul .replicas .gpus) -}}
-{{- $cpus = add $cpus (mul .replicas .cpu) -}}
 {{- end -}}
 {{- $names = list -}}
 {{- $paths := list "/tmp" "/dev/shm" "/cache" "/runs" "/etc/loadgrid/manifests" -}}
@@ -114,20 +119,62 @@
 {{- $paths = append $paths (clean .mountPath) -}}
 {{- end -}}
 {{- range $name, $text := $v.manifests -}}
-{{- $asks := (fromJson (include "loadgrid.manifest.read" (dict "name" $name "text" $text))).workers | default dict -}}
+{{- include "loadgrid.check.manifest" (dict "root" $ "name" $name "text" $text) -}}
+{{- end -}}
+{{- end }}
+
+{{/* What a manifest asks for and the release's own pods cannot give. */}}
+{{- define "loadgrid.check.manifest" -}}
+{{- $where := printf "manifests.%s" .name -}}
+{{- $read := fromJson (include "loadgrid.manifest.read" .) -}}
+{{- $asks := $read.workers | default dict -}}
+{{- $metrics := $read.metrics | default dict -}}
 {{- if eq ($asks.where | default "ray") "local" -}}
-{{- fail (printf "\nmanifests.%s has workers.where: local, which leaves the groups of workers idle: take it out\n" $name) -}}
+{{- fail (printf "\n%s has workers.where: local, which leaves the groups of workers idle: take it out\n" $where) -}}
 {{- end -}}
-{{- if ne ($asks.placement | default "spread") "per_node" -}}
+{{- range $field, $listen := dict "dispatch.listen" ($read.dispatch | default dict).listen "metrics.listen" (and .root.Values.networkPolicy.enabled $metrics.listen) -}}
+{{- if regexMatch "^(127\\.|localhost$|::1$)" ($listen | default "" | toString) -}}
+{{- fail (printf "\n%s has %s: %s, where no other pod reaches the driver: take the line out\n" $where $field $listen) -}}
+{{- end -}}
+{{- end -}}
+{{- if and .root.Values.monitoring.podMonitor.enabled (hasKey $metrics "port") (not $metrics.port) -}}
+{{- fail (printf "\n%s has metrics.port: null, so nothing would be served, and monitoring.podMonitor is enabled: take the line out, or set monitoring.podMonitor.enabled to false\n" $where) -}}
+{{- end -}}
+{{- if and .root.Values.monitoring.podMonitor.enabled (not .root.Values.networkPolicy.enabled) (regexMatch "^(127\\.|localhost$|::1$|$)" ($metrics.listen | default "" | toString)) -}}
+{{- fail (printf "\n%s serves its metrics to its own pod alone, since networkPolicy.enabled is false, and monitoring.podMonitor is enabled: write metrics.listen, such as 0.0.0.0, in the manifest, or set networkPolicy.enabled to true\n" $where) -}}
+{{- end -}}
 {{- $count := $asks.count | default 1 -}}
-{{- $wants := mulf $count ($asks.num_gpus | default 0) -}}
-{{- if gt $wants (float64 $gpus) -}}
-{{- fail (printf "\nmanifests.%s asks for %v GPUs in all, and the groups of workers have %d: raise replicas or gpus there, or lower workers.count in the manifest\n" $name $wants $gpus) -}}
+{{- $cpus := ternary $asks.num_cpus 1 (hasKey $asks "num_cpus") -}}
+{{- $gpus := $asks.num_gpus | default 0 -}}
+{{- $most := 0.0 -}}
+{{- $all := 0.0 -}}
+{{- range .root.Values.workers -}}
+{{- $room := include "loadgrid.room" (dict "cpu" .cpu "gpus" .gpus "num_cpus" $cpus "num_gpus" $gpus) | float64 -}}
+{{- $most = maxf $most $room -}}
+{{- $all = addf $all (mulf .replicas $room) -}}
 {{- end -}}
-{{- $wants = mulf $count (ternary $asks.num_cpus 1 (hasKey $asks "num_cpus")) -}}
-{{- if gt $wants (float64 $cpus) -}}
-{{- fail (printf "\nmanifests.%s asks for %v CPUs for its workers, and their groups have %d: raise replicas or cpu there, or lower workers.num_cpus in the manifest\n" $name $wants $cpus) -}}
+{{- $each := printf "with %v CPUs and %v GPUs each (workers.num_cpus, workers.num_gpus)" $cpus $gpus -}}
+{{- if lt $most 1.0 -}}
+{{- fail (printf "\n%s asks for workers %s, and no pod in the groups of workers has room for one: lower those in the manifest, or raise cpu or gpus there\n" $where $each) -}}
+{{- else if eq ($asks.placement | default "spread") "per_node" -}}
+{{- if gt (float64 $count) $most -}}
+{{- fail (printf "\n%s asks for %v workers on every node (placement: per_node) %s, and no pod in the groups of workers has room for more than %v: lower workers.count in the manifest, or raise cpu or gpus there\n" $where $count $each $most) -}}
 {{- end -}}
+{{- else if gt (float64 $count) $all -}}
+{{- fail (printf "\n%s asks for %v workers %s, and the groups of workers have room for %v: lower workers.count in the manifest, or raise replicas, cpu or gpus there\n" $where $count $each $all) -}}
 {{- end -}}
+{{- end }}
+
+{{/* How many workers fit into one pod. Ray gives a share of a GPU from one GPU. */}}
+{{- define "loadgrid.room" -}}
+{{- $room := 1e6 -}}
+{{- if gt (float64 .num_cpus) 0.0 -}}
+{{- $room = minf $room (floor (divf .cpu .num_cpus)) -}}
 {{- end -}}
+{{- if gt (float64 .num_gpus) 1.0 -}}
+{{- $room = minf $room (floor (divf .gpus .num_gpus)) -}}
+{{- else if gt (float64 .num_gpus) 0.0 -}}
+{{- $room = minf $room (mulf .gpus (floor (divf 1 .num_gpus))) -}}
+{{- end -}}
+{{- $room -}}
 {{- end }}

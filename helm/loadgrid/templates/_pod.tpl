@@ -26,6 +26,9 @@ spec:
   {{- if eq .part "submitter" }}
   restartPolicy: Never
   {{- end }}
+  {{- if eq .part "driver" }}
+  terminationGracePeriodSeconds: 90 # the hook below takes 80 of them at most
+  {{- end }}
   securityContext:
     runAsNonRoot: true
     runAsUser: {{ $v.security.runAsUser | int64 }}
@@ -56,6 +59,16 @@ spec:
         capabilities: {drop: [ALL]}
       env:
         {{- include "loadgrid.pod.env" . | nindent 8 }}
+      {{- if eq .part "driver" }}
+      lifecycle:
+        preStop:
+          exec:
+            command:
+              - bash
+              - -c
+              - |
+                {{- include "loadgrid.pod.stop" . | nindent 16 }}
+      {{- end }}
       {{- with include "loadgrid.pod.ports" . }}
       ports:
         {{- . | nindent 8 }}
@@ -89,6 +102,24 @@ spec:
 {{- with .of.env }}
 {{ toYaml . }}
 {{- end }}
+{{- end }}
+
+{{/* Kubernetes tells process 1 of a pod alone that it shall end. That is Ray, which goes at once, and the job's watcher
+then kills `loadgrid run` without a word: so it is told before, and waited for. The image has no pkill. */}}
+{{- define "loadgrid.pod.stop" -}}
+runs() { # the numbers of all `loadgrid run`; a zombie has no words
+  for file in /proc/[0-9]*/cmdline; do
+    words=()
+    { mapfile -t -d '' words <"$file"; } 2>/dev/null
+    if [[ ${words[1]##*/} == loadgrid && ${words[2]} == run ]]; then
+      number=${file#/proc/}
+      echo "${number%/cmdline}"
+    fi
+  done
+}
+for number in $(runs); do kill -TERM "$number"; done
+SECONDS=0
+while [[ -n $(runs) ]] && ((SECONDS < 80)); do sleep 0.2; done
 {{- end }}
 
 {{- define "loadgrid.pod.ports" -}}
