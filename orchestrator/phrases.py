@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from orchestrator.course import Course
+from orchestrator.early_stopping import most_late, most_late_by_percentile
 from orchestrator.fixed_interval import OWN_FILE
 from orchestrator.record import Audit, Power, Record
+from orchestrator.rules import RulesError, load_round
 
 FULL = "█"
 PARTS = " ▏▎▍▌▋▊▉"
+MOST_QUERIES = 10**8  # of a test; a bound for more would take seconds, and no test has them
 
 
 def ms(value: float | None) -> str:
@@ -80,6 +84,12 @@ def bar(share: float, width: int) -> str:
         eighths = max(eighths, 1)
     whole, rest = divmod(eighths, 8)
     return (FULL * whole + (PARTS[rest] if rest else "")).ljust(width)
+
+
+def course_in_words(course: Course) -> str:
+    """Where a running test heads, why, and how many queries it still needs."""
+    more = f"; {course.more_needed:,} more within the limit are needed" if course.more_needed else ""
+    return f"{course.word}: {course.why}{more}"
 
 
 @dataclass(frozen=True)
@@ -206,13 +216,18 @@ def _why_valid(record: Record) -> str:
     if record.scenario == "Server":
         share = f"{100 * settings['server_target_latency_percentile']:g} %"
         limit = settings["server_target_latency_ns"] / 1e6
-        return f"it ran long enough to be sure that {share} of the queries are answered within {limit:,g} ms"
+        within = f"{share} of the queries {{}} answered within {limit:,g} ms"
+        if not stops_early(record):
+            return within.format("were")
+        return f"it ran long enough to be sure that {within.format('are')}"
     if record.scenario == "Offline":
         return f"answering took {duration(settings['min_duration_ms'] / 1000)} or more, as demanded"
     if "multi_stream_target_qps" in settings:
         late = f"{100 * (1 - settings['multi_stream_target_latency_percentile']):g} %"
         return f"enough queries over enough time, and fewer than {late} of them made another skip its tick"
-    return "enough queries over enough time to be sure of the percentile that it reports"
+    if is_estimate(record):
+        return "enough queries over enough time to be sure of the percentile that it reports"
+    return "enough queries over enough time, as demanded"
 
 
 def result(record: Record) -> str:
@@ -225,6 +240,71 @@ def result(record: Record) -> str:
     if found.unit == "samples":
         return f"{found.value:,.0f} samples"
     return f"{rate(found.value)} {found.unit}"
+
+
+def result_key(record: Record) -> str:
+    """LoadGen's key of the result by the record's round; empty for a round that is not known."""
+    try:
+        return load_round(record.round).result_keys.get(record.scenario, "")
+    except RulesError:
+        return ""
+
+
+def stops_early(record: Record) -> bool:
+    """Whether this LoadGen judges by early stopping, as all since 2.0 do."""
+    version = str(record.loadgen.get("version") or "")
+    return record.loadgen.get("file") != OWN_FILE and not version.startswith(("0.", "1."))
+
+
+def is_estimate(record: Record) -> bool:
+    """Whether the result is early stopping's estimate of a percentile, not the percentile of what ran."""
+    return result_key(record).startswith("early_stopping_latency")
+
+
+def result_name(record: Record) -> str:
+    """What LoadGen's number is, by its key: `completed`, `p90 of a query, as LoadGen's estimate ...`."""
+    key, settings = result_key(record), record.settings
+    if record.scenario == "Server":
+        words = {
+            "result_completed_samples_per_sec": "completed",
+            "result_scheduled_samples_per_sec": f"scheduled, which is the result of {record.round}",
+        }
+        return words.get(key, "")
+    if record.scenario == "Offline":
+        return "all asked at once"
+    if "multi_stream_target_qps" in settings:
+        return f"a query, one every {ms(1000 / settings['multi_stream_target_qps'])} ms"
+    what = "a query"
+    if record.scenario == "MultiStream":
+        what = f"a query of {settings['multi_stream_samples_per_query']} samples"
+    name = f"{judged_percentile(record)} of {what}"
+    if is_estimate(record):
+        return f"{name}, as LoadGen's estimate on the safe side (early stopping)"
+    return f"{name}, of those that ran"
+
+
+def late_by_loadgen(record: Record) -> str:
+    """How many queries a finished Server test answered too late by LoadGen, and how many may be."""
+    late = record.result.overlatency_queries
+    return "" if late is None else _late_of_all(record, "LoadGen counted", late)
+
+
+def late_by_driver(record: Record) -> str:
+    """The same by the driver, which counts from the issue of a query and so never more than LoadGen."""
+    if record.course is None:
+        return ""
+    return _late_of_all(record, "the driver, which counts from issue, saw", record.course.late)
+
+
+def _late_of_all(record: Record, who: str, late: int) -> str:
+    queries, limit = record.driver.get("completed"), limit_ms(record)
+    if record.status != "finished" or limit is None or not queries or queries > MOST_QUERIES:
+        return ""
+    rule = most_late if stops_early(record) else most_late_by_percentile
+    allowed = rule(queries, float(record.settings["server_target_latency_percentile"]))
+    may = "so few queries prove nothing" if allowed is None else f"{allowed:,} may be"
+    share = f"{100 * late / queries:.3g} %"
+    return f"{who} {late:,} of {plural(queries, 'query')} over {limit:,g} ms ({share}); {may}"
 
 
 def judged_percentile(record: Record) -> str:

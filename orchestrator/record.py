@@ -25,7 +25,11 @@ class _Part(BaseModel):
 
 
 class Result(_Part):
-    """The verdict and the metric, from LoadGen's detail log alone."""
+    """The verdict and the metric, from LoadGen's detail log alone.
+
+    `overlatency_queries` is Server's result_overlatency_query_count: from the scheduled time, by LoadGen's
+    clock. Records of before 2026-11-22 lack it.
+    """
 
     valid: bool | None
     metric: str
@@ -34,6 +38,7 @@ class Result(_Part):
     reasons: list[str]
     percentiles_ms: dict[str, float] = {}
     errors: list[str] = []
+    overlatency_queries: int | None = None
 
 
 class Accuracy(_Part):

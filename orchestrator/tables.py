@@ -27,6 +27,7 @@ from orchestrator.phrases import (
     power_in_words,
     rate,
     result,
+    result_name,
     verdict,
     with_unit,
 )
@@ -109,17 +110,12 @@ def _facts(record: Record, folder: Path) -> Iterator[tuple[str, RenderableType]]
 
 
 def _result_in_words(record: Record) -> str:
-    settings, text = record.settings, result(record)
+    text, name = result(record), result_name(record)
     if record.scenario == "Server":
-        return f"{text} completed, {rate(settings['server_target_qps'])} offered"
+        return f"{text} {name}, {rate(record.settings['server_target_qps'])} offered"
     if record.scenario == "Offline":
-        return f"{text}, all asked at once"
-    what = "query"
-    if "multi_stream_target_qps" in settings:
-        return f"{text} a query, one every {ms(1000 / settings['multi_stream_target_qps'])} ms"
-    if record.scenario == "MultiStream":
-        what = f"query of {settings['multi_stream_samples_per_query']} samples"
-    return f"{text}: {judged_percentile(record)} of a {what}, as LoadGen's estimate on the safe side"
+        return f"{text}, {name}"
+    return f"{text}: {name}" if record.result.unit == "ms" else f"{text} {name}"
 
 
 def _latency(record: Record) -> Text:
@@ -215,18 +211,23 @@ def _journey_table(found: Sequence[Row]) -> Table:
 # -- the whole run ---------------------------------------------------------------------------------
 
 
-def run_report(name: str, records: Sequence[Record], folder: Path, console: Console) -> RenderableType:
+def run_report(
+    name: str, records: Sequence[Record], folder: Path, console: Console, never_ran: Sequence[str] = ()
+) -> RenderableType:
     """The end of a run: outcomes, where the time went, losses, why it is not official, the files."""
     if not records:
         return Text(f"{name}: no test was run")
     good = sum(verdict(record).good for record in records)
-    style = "green" if good == len(records) else "red"
-    head = f"{name}: {good} of {plural(len(records), 'test')} good, {_how_many_official(records)}"
+    count = len(records) + len(never_ran)
+    style = "green" if good == count else "red"
+    head = f"{name}: {good} of {plural(count, 'test')} good, {_how_many_official(records)}"
     parts: list[RenderableType] = [Text(), Rule(Text(head, style=f"bold {style}"), style=style)]
     table = _outcomes(records, broken=False)
     if Measurement.get(console, console.options.update(max_width=WIDER), table).maximum > console.width:
         table = _outcomes(records, broken=True)
     parts += [table, Text()]
+    if never_ran:
+        parts += [Text(f"Never ran: {', '.join(never_ran)}", style="yellow"), Text()]
     parts += [_because(record) for record in records if not verdict(record).good]
     parts += list(_journeys(records))
     lost = [f"{record.test}: {text}" for record in records for text in losses(record)]

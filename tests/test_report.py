@@ -18,13 +18,13 @@ from typer.testing import CliRunner
 
 from orchestrator.campaign import run_campaign
 from orchestrator.cli import app
+from orchestrator.course import Course
 from orchestrator.journey import rows
 from orchestrator.manifest import parse_manifest
-from orchestrator.paths import RECORD
+from orchestrator.paths import CAMPAIGN, RECORD
 from orchestrator.quiet import Quiet
 from orchestrator.record import Record, RecordError, read_record, series_record
 from orchestrator.report import facts
-from orchestrator.report.compare import compare, letter
 from orchestrator.report.export import histogram_csv, losses_csv, series_csv, stages_csv
 from orchestrator.report.figures import (
     distribution,
@@ -38,7 +38,7 @@ from orchestrator.report.runs import ReportError, Run, read_run
 from orchestrator.report.write import report_of_run
 from orchestrator.stop import Stop
 from orchestrator.timings import BUCKETS, MOST_SPANS, STAGES, Board, Series, bucket_of, percentile_ns
-from tests.made_records import invalid, loss, record, score
+from tests.made_records import STAGE_MS, invalid, loss, record, score
 from tests.report_runs import run_folder, timed
 
 TIME_BUDGET_S = 20
@@ -172,6 +172,42 @@ def test_a_straggler_is_named_with_its_stage_and_factor() -> None:
     assert not facts.stragglers(record()) and not facts.stragglers(record(samples=[100]))
 
 
+def test_few_samples_and_the_drivers_own_queue_make_no_straggler() -> None:
+    slow = [STAGE_MS, {**STAGE_MS, "compute": 14.0}]
+    assert facts.stragglers(record(samples=[100, 100], stage_ms=slow))
+    few = record(samples=[100, 99], stage_ms=slow)
+    assert not facts.stragglers(few) and "No worker is behind" not in as_page([run_of(few)])
+    waits = [STAGE_MS, {**STAGE_MS, "driver_queue": 14.0}]
+    assert not facts.stragglers(record(samples=[500, 500], stage_ms=waits))
+
+
+@pytest.mark.parametrize(
+    ("late", "allowed", "words"),
+    [
+        (0, 0, "By the driver's clock no query was late; of 481 queries at most 0 may be."),
+        (1, 4, "By the driver's clock 1 query was late; of 481 queries at most 4 may be."),
+        (7, None, "By the driver's clock 7 queries were late; a test of 481 queries is too short to prove"),
+    ],
+)
+def test_late_queries_are_told_in_finished_sentences(late: int, allowed: int | None, words: str) -> None:
+    course = Course("on course", "", late, 400, 481, None, allowed, None)
+    ended_early = record(course=course, status="failed", reason="it cannot pass any more")
+    assert any(text.startswith(words) for text in facts.what_limited(ended_early))
+
+
+def test_planned_tests_that_never_ran_are_counted_and_named(tmp_path: Path) -> None:
+    stopped = record(status="interrupted", reason="SIGINT", samples=[0, 0], driver={})
+    folder = run_folder(tmp_path / "r", stopped)
+    about = {"tests": ["Server-performance", "Offline-performance"]}
+    (folder / CAMPAIGN).write_text(json.dumps(about))
+    page = as_page([read_run(folder)])
+    assert "0 of 2 tests good, none official; Offline-performance never ran" in page
+    assert "Planned and never run: Offline-performance." in page
+    for content in ("{", '{"tests": 3}', "[]", '{"tests": [1, {}]}', "[" * 100_000):
+        (folder / CAMPAIGN).write_text(content)
+        assert not read_run(folder).never_ran
+
+
 def test_the_rounds_rules_are_told_as_met_or_broken() -> None:
     rules = {rule.name: rule for rule in facts.rules_on_settings(record())}
     assert not rules["min_duration_ms"].met and rules["min_duration_ms"].asked == "≥ 600,000"
@@ -206,45 +242,6 @@ def test_every_limit_line_lies_within_its_figure(limit_ms: int) -> None:
             assert top <= min(y0, y1) <= max(y0, y1) <= top + height, picture.title
         words = re.search(rf"x=.(\S+). y=[^>]*>limit {limit_ms} ms<", picture.svg)
         assert words is None or left <= float(words[1]) <= left + width, picture.title
-
-
-# Comparison
-
-
-def test_two_runs_are_compared_with_difference_and_spread() -> None:
-    slower = record(result=record().result.model_copy(update={"value": 89.55}))
-    (one,) = compare([run_of(record()), run_of(slower, name="shown-2")])
-    result = one.quantities[0]
-    assert result.name == "result, queries/s" and result.shown == [("99.5", ""), ("89.55", "-10.0 %")]
-    assert result.spread == pytest.approx(9.95 / 94.525) and not one.not_comparable
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"settings": {**record().settings, "server_target_qps": 50.0}}, "server_target_qps: A 100, B 50"),
-        ({"division": "closed"}, "division: A open, B closed"),
-        ({"hashes": {"library": "beef"}}, "data set's hash: A none, B beef"),
-        (
-            {"workers": [w.model_copy(update={"model_hash": "x"}) for w in record().workers]},
-            "model hash: A h, B x",
-        ),
-    ],
-)
-def test_runs_of_different_things_are_called_not_comparable(change: dict[str, Any], words: str) -> None:
-    (one,) = compare([run_of(record()), run_of(record(**change))], pictures=False)
-    assert any(words in text for text in one.not_comparable)
-
-
-def test_other_versions_are_remarks_and_a_test_of_one_run_is_not_compared() -> None:
-    other = record(versions={"numpy": "9"})
-    (one,) = compare([run_of(record(), record("Offline")), run_of(other)], pictures=False)
-    assert one.test == "Server-performance" and one.remarks == ("numpy: A none, B 9",)
-    assert [letter(n) for n in (0, 25, 26)] == ["A", "Z", "A2"]
-    scored, elsewhere = record("Server", "accuracy"), record("Offline", "accuracy")
-    closed = scored.model_copy(update={"division": "closed"})
-    assert "These figures are not comparable" in as_page([run_of(scored), run_of(closed)])
-    assert "nothing is compared" in as_page([run_of(scored), run_of(elsewhere)])
 
 
 # Files
@@ -313,6 +310,8 @@ DAMAGED = {
     "no stage": damage(lambda b: b["workers"][0]["stages"].clear()),
     "no settings": damage(lambda b: b.update(settings={})),
     "words": damage(lambda b: b["settings"].update(server_target_latency_ns="soon")),
+    "count": damage(lambda b: b["driver"].update(completed="many")),
+    "late": damage(lambda b: b["result"].update(overlatency_queries=10**40)),
     "series": damage(
         lambda b: b.update(
             series={"span_s": 1, "issued": [1], "completed": [], "over_limit": [], "p50_ms": [], "p99_ms": [],

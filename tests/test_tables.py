@@ -11,10 +11,12 @@ import pytest
 from rich.console import Console as Terminal
 
 from orchestrator.journey import PATH, TOTAL, driver_was_the_limit, rows
+from orchestrator.logs import DetailLog
 from orchestrator.phrases import bar, duration, ms, plural, size, verdict
 from orchestrator.record import Record
 from orchestrator.tables import run_report, test_report
-from tests.made_records import driver, invalid, loss, record, score, shown, words
+from orchestrator.verdict import result_of
+from tests.made_records import driver, invalid, loss, record, score, shown, spec, words
 
 TIME_BUDGET_S = 8
 
@@ -72,6 +74,26 @@ def test_a_valid_server_test_says_what_was_demanded_and_how_much_of_the_limit_is
     assert "p50 9.40 p90 10.2 p99 12.6 ms; limit 15 ms at p99, 84 % used" in text
 
 
+CHECKED = ("result_perf_constraints_met", "result_min_duration_met", "early_stopping_met")
+
+
+@pytest.mark.parametrize(
+    ("scenario", "failed", "told"),
+    [
+        ("Server", CHECKED, ("too many queries took longer", "a higher target_qps")),
+        ("Server", CHECKED[2:], ("run longer or offer less",)),
+        ("Offline", CHECKED[1:2], ("a higher target_qps",)),
+        ("SingleStream", CHECKED[1:], ("a shorter target_latency", "sure of the percentile")),
+    ],
+)
+def test_reasons_fit_the_scenario_and_each_other(
+    scenario: str, failed: tuple[str, ...], told: tuple[str, ...]
+) -> None:
+    detail = DetailLog(values={"result_validity": "INVALID", **dict.fromkeys(failed, False)})
+    reasons = result_of(spec(scenario), detail, True).reasons
+    assert len(reasons) == len(told) and all(a in b for a, b in zip(told, reasons, strict=True)), reasons
+
+
 def test_an_invalid_test_gives_every_reason_once() -> None:
     text = test_block(
         record(result=invalid(["Reduce target QPS to improve latency. ", "too late", "too late"]))
@@ -108,6 +130,13 @@ def test_a_stream_reports_loadgens_own_percentile() -> None:
         record("SingleStream")
     )
     assert "p99 of a query of 8 samples" in test_block(record("MultiStream"))
+    assert "99.5 ms: p90 of a query, of those that ran" in test_block(record("SingleStream", round="v1.0"))
+
+
+def test_a_rate_is_named_by_the_key_that_the_round_reads() -> None:
+    assert "99.5 queries/s completed, 100.0 offered" in test_block(record())
+    scheduled = "99.5 queries/s scheduled, which is the result of v1.1, 100.0 offered"
+    assert scheduled in test_block(record(round="v1.1"))
 
 
 def test_offline_latencies_are_not_shown_as_if_they_were_judged() -> None:
@@ -137,6 +166,13 @@ def test_losses_are_told_by_name_at_the_end_of_the_run() -> None:
 def test_a_loss_that_ends_the_test_does_not_claim_that_samples_moved() -> None:
     text = test_block(record(losses=[loss()], on_loss="fail", status="failed", reason="worker-1 was lost"))
     assert "14 samples not answered, which ends the test" in text and "moved" not in text
+
+
+def test_a_planned_test_that_never_ran_is_no_good_one() -> None:
+    terminal = Terminal(file=io.StringIO(), width=80)
+    never = ["Offline-performance", "Offline-accuracy"]
+    text = words(shown(run_report("shown", [record()], FOLDER, terminal, never), width=80))
+    assert "shown: 1 of 3 tests good" in text and "Never ran: Offline-performance, Offline-accuracy" in text
 
 
 def test_a_run_without_tests_is_said_to_have_none() -> None:
@@ -189,7 +225,7 @@ ANSWERS = [
     (
         record(driver=driver(issue_lateness=late(3.0))),
         "yes",
-        "only 99 % of the queries were issued within 3.00",
+        "Yes: 1 % of the queries were issued 3.00 ms or more behind LoadGen's schedule, which is 20 %",
     ),
     (record(driver=driver(cpu_share=0.95)), "perhaps", "used 95 % of a core"),
     (record(driver=driver(cpu_share=0.95), security="in-process"), "no", "with its workers used 95 %"),

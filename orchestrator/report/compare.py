@@ -11,20 +11,25 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from orchestrator.journey import PATH, TOTAL, computing_share, merged_histogram, rows
-from orchestrator.phrases import plural
+from orchestrator.phrases import limit_ms, plural
 from orchestrator.record import Record
 from orchestrator.report.drawing import COLOUR, Picture, draw, number_axes
 from orchestrator.report.facts import pairs
+from orchestrator.report.proof import Proof, verdict_of
 from orchestrator.report.runs import Run, plain
 from orchestrator.timings import bucket_edges_ns
 
 MOST_LINES = 8
+STYLES = {"green": "good", "yellow": "fair"}  # a verdict's colour as a class of the page; else "bad"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A quantity in every run; `spread` is (largest - smallest) / mean, None where there are not two."""
+    """A quantity in every run; `spread` is (largest - smallest) / mean of those whose test is good.
+
+    It is None where there are not two.
+    """
 
     name: str
     values: tuple[float | None, ...]
@@ -45,11 +50,21 @@ class Quantity:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """One test of one run: its verdict's word and colour, and whether it is official."""
+
+    word: str
+    style: str
+    official: bool
+
+
+@dataclass(frozen=True)
 class Comparison:
     """One test in several runs: `letters` of the runs that have it, and why their figures do not compare."""
 
     test: str
     letters: tuple[str, ...]
+    judged: tuple[Judged, ...]
     quantities: tuple[Quantity, ...]
     not_comparable: tuple[str, ...]
     remarks: tuple[str, ...]
@@ -67,25 +82,43 @@ def compare(runs: Sequence[Run], pictures: bool = True) -> list[Comparison]:
     names = dict.fromkeys(record.test for run in runs for record in run.records)
     found = []
     for name in names:
-        have = [(letter(n), r) for n, run in enumerate(runs) for r in run.records if r.test == name]
+        have = [
+            (letter(n), record, proof)
+            for n, run in enumerate(runs)
+            for record, proof in run.proven
+            if record.test == name
+        ]
         if len(have) > 1:
-            found.append(_one(name, [mark for mark, _ in have], [record for _, record in have], pictures))
+            found.append(_one(name, have, pictures))
     return found
 
 
-def _one(name: str, letters: list[str], records: list[Record], pictures: bool) -> Comparison:
-    quantities = [_quantity(what, [get(record) for record in records]) for what, get in _quantities(records)]
+def _one(name: str, have: Sequence[tuple[str, Record, Proof]], pictures: bool) -> Comparison:
+    letters, records = [mark for mark, _, _ in have], [record for _, record, _ in have]
+    verdicts = [verdict_of(record, proof) for _, record, proof in have]
+    judged = tuple(
+        Judged(found.word, STYLES.get(found.style, "bad"), record.official and not proof.doubts)
+        for found, (_, record, proof) in zip(verdicts, have, strict=True)
+    )
+    # An accuracy that missed its target is an accuracy all the same.
+    counted = [
+        found.good or (record.kind == "accuracy" and found.word == "MISSED")
+        for found, record in zip(verdicts, records, strict=True)
+    ]
+    quantities = [
+        _quantity(what, [get(record) for record in records], counted) for what, get in _quantities(records)
+    ]
     shown = tuple(q for q in quantities if any(value is not None for value in q.values))
     hard, soft = _differences(letters, records)
     drawn = tuple(_pictures(letters, records)) if pictures else ()
-    return Comparison(plain(name), tuple(letters), shown, tuple(hard), tuple(soft), drawn)
+    return Comparison(plain(name), tuple(letters), judged, shown, tuple(hard), tuple(soft), drawn)
 
 
-def _quantity(name: str, values: list[float | None]) -> Quantity:
-    known = [value for value in values if value is not None and np.isfinite(value)]
+def _quantity(name: str, values: list[float | None], counted: Sequence[bool]) -> Quantity:
+    clean = tuple(value if value is not None and np.isfinite(value) else None for value in values)
+    known = [value for value, counts in zip(clean, counted, strict=True) if counts and value is not None]
     middle = mean(known) if known else 0.0
     spread = (max(known) - min(known)) / abs(middle) if len(known) > 1 and middle else None
-    clean = tuple(value if value is not None and np.isfinite(value) else None for value in values)
     return Quantity(name, clean, spread)
 
 
@@ -101,9 +134,10 @@ def _quantities(records: Sequence[Record]) -> Iterator[tuple[str, Getter]]:
         yield f"result, {unit}", lambda r: r.result.value
     for name in dict.fromkeys(p for record in records for p in record.result.percentiles_ms):
         yield f"{name}, ms", _percentile(name)
+    yield "over the limit by LoadGen, queries", lambda r: r.result.overlatency_queries
     yield (
-        "over the limit, samples",
-        lambda r: sum(r.series.over_limit) if r.series and any(r.series.over_limit) else None,
+        "over the limit by the driver's clock (from issue), samples",
+        lambda r: sum(r.series.over_limit) if r.series and limit_ms(r) is not None else None,
     )
     for stage in (*PATH, TOTAL):
         yield f"mean {stage.replace('_', ' ')}, ms", _stage(stage)
@@ -146,6 +180,9 @@ def _differences(letters: Sequence[str], records: Sequence[Record]) -> tuple[lis
         )
     }
     hard["model hash"] = [", ".join(sorted({w.model_hash for w in r.workers})) for r in records]
+    hard["LoadGen"] = [r.loadgen.get("version") for r in records]
+    hard["LoadGen's file"] = [r.loadgen.get("file") for r in records]
+    hard["LoadGen's sha256"] = [r.loadgen.get("sha256") for r in records]
     hard["data set's hash"] = [r.hashes.get("library") for r in records]
     for key in dict.fromkeys(key for record in records for key in record.settings):
         hard[f"setting {key}"] = [record.settings.get(key) for record in records]
@@ -153,11 +190,16 @@ def _differences(letters: Sequence[str], records: Sequence[Record]) -> tuple[lis
         "status": [r.status for r in records],
         "devices": [", ".join(sorted({w.device for w in r.workers})) for r in records],
         "number of workers": [len(r.workers) for r in records],
-        "LoadGen": [r.loadgen.get("version") for r in records],
+        "largest batch": [_largest_batches(r) for r in records],
     }
     for key in dict.fromkeys(key for record in records for key in record.versions):
         soft[key] = [record.versions.get(key) for record in records]
     return _told(letters, hard), _told(letters, soft)
+
+
+def _largest_batches(record: Record) -> str:
+    sizes = {str(worker.facts["max_batch"]) for worker in record.workers if "max_batch" in worker.facts}
+    return ", ".join(sorted(sizes))
 
 
 def _told(letters: Sequence[str], known: dict[str, list[Any]]) -> list[str]:

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from orchestrator.journey import merged_histogram
-from orchestrator.phrases import limit_ms, verdict
+from orchestrator.phrases import limit_ms
 from orchestrator.record import Record, WorkerRecord
 from orchestrator.report.compare import compare
 from orchestrator.report.facts import losses, rules_on_settings, stragglers
+from orchestrator.report.proof import Proof, verdict_of
 from orchestrator.report.runs import Run, plain
 from orchestrator.timings import PER_OCTAVE, STAGES, bucket_edges_ns
 
@@ -88,6 +89,7 @@ def as_json(runs: Sequence[Run]) -> str:
             {
                 "test": one.test,
                 "runs": one.letters,
+                "judged": [vars(found) for found in one.judged],
                 "not_comparable": one.not_comparable,
                 "quantities": [
                     {"name": q.name, "values": q.values, "spread": q.spread} for q in one.quantities
@@ -100,14 +102,21 @@ def as_json(runs: Sequence[Run]) -> str:
 
 
 def _run(run: Run) -> dict[str, Any]:
-    return {"name": run.name, "unfinished": list(run.unfinished), "tests": [_test(r) for r in run.records]}
+    return {
+        "name": run.name,
+        "unfinished": list(run.unfinished),
+        "never_ran": list(run.never_ran),
+        "tests": [_test(*pair) for pair in run.proven],
+    }
 
 
-def _test(record: Record) -> dict[str, Any]:
-    found = verdict(record)
+def _test(record: Record, proof: Proof) -> dict[str, Any]:
+    found = verdict_of(record, proof)
     return {
         "verdict": found.word,
         "why": found.sentence,
+        "compared_with": list(proof.logs),
+        "doubts": [plain(text) for text in proof.doubts],
         "limit_ms": limit_ms(record),
         "losses": [vars(one) for one in losses(record)],
         "stragglers": [vars(one) for one in stragglers(record)],

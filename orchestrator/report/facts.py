@@ -9,29 +9,38 @@ from typing import Any
 
 import numpy as np
 
+from orchestrator.course import Course
 from orchestrator.journey import IN_WORDS, PATH, TOTAL, Row, driver_was_the_limit, rows
 from orchestrator.phrases import (
     accuracy,
     duration,
     judged_percentile,
+    late_by_driver,
+    late_by_loadgen,
     limit_ms,
     ms,
     percent,
     plural,
     power_in_words,
     result,
-    verdict,
+    result_name,
     with_unit,
 )
 from orchestrator.record import Record
-from orchestrator.report.runs import plain
+from orchestrator.report.runs import Run, plain
 from orchestrator.rules import RulesError, load_round
 
 # A worker is behind in a stage when its mean there is so many times the median of the others', and the
 # difference is this share of the whole latency: below it nobody would notice.
 BEHIND = 1.25
 NOTICED = 0.02
+# Of fewer samples a mean is an accident, and only in these stages is the time a worker's own: what waits in
+# the driver waits for all of them.
+FEWEST_SAMPLES = 100
+OWN_STAGES = tuple(stage for stage in PATH if stage != "driver_queue")
 MOST_STRAGGLERS = 10
+LONGEST_S = 10**9  # a test of thirty years has a damaged record
+MOST_NAMED = 3  # tests of a headline
 MOST_SHOWN = 300  # characters of one value: a settings file may hold anything
 
 
@@ -95,7 +104,14 @@ def figure_of_test(record: Record) -> str:
         return accuracy(record)
     if record.status != "finished" or record.result.value is None:
         return "no result"
-    return result(record)
+    return f"{judged_percentile(record)} {result(record)}" if record.result.unit == "ms" else result(record)
+
+
+def metric(record: Record) -> str:
+    """What that number is, by LoadGen's key; empty where there is none."""
+    if record.kind == "accuracy" or record.status != "finished" or record.result.value is None:
+        return ""
+    return result_name(record)
 
 
 def margin(record: Record) -> Margin | None:
@@ -118,9 +134,19 @@ def margin(record: Record) -> Margin | None:
         return Margin(f"{judged} {ms(got_ms)} ms of {limit:,g} ms: {how}", used)
     shortest = record.settings.get("min_duration_ms")
     if record.kind == "performance" and isinstance(shortest, int | float) and shortest > 0:
-        least = duration(shortest / 1000)
-        return Margin(f"{duration(record.wall_s)} from start to end; {least} of it at least was asked")
+        took = _measured(record)
+        return Margin(f"{took}; {duration(shortest / 1000)} at least were asked") if took else None
     return None
+
+
+def _measured(record: Record) -> str:
+    """How long the clock ran, without start and load: by LoadGen where its figure tells, or by the driver."""
+    value, answered = record.result.value or 0.0, record.driver.get("completed") or 0
+    if record.scenario == "Offline" and 0 < answered < LONGEST_S * value:
+        return f"{duration(answered / value)} by LoadGen's clock"
+    if record.series is not None:
+        return f"About {duration(len(record.series.completed) * record.series.span_s)} by the driver's clock"
+    return ""
 
 
 def what_limited(record: Record) -> list[str]:
@@ -134,20 +160,32 @@ def what_limited(record: Record) -> list[str]:
             stage = max(PATH, key=lambda name: share[name])
             told.append(f"Most latency was {IN_WORDS[stage]}: {percent(share[stage])}.")
         told.append(f"Was the driver the limit? {answer.sentence}")
-    if record.course is not None:
+    if late := late_by_loadgen(record) or late_by_driver(record):
+        told.append(f"{late[0].upper()}{late[1:]}.")
+    elif record.course is not None:
         course = record.course
-        may = "no number" if course.allowed_late is None else f"{course.allowed_late:,}"
-        told.append(
-            f"{plural(course.late, 'late query')} by the driver's clock; {may} of {course.expected:,} may be."
-        )
+        told.append(f"{_late_queries(course)}.")
     told += [f"Behind the others: {one.words}." for one in stragglers(record)[:1]]
     return told
 
 
+def _late_queries(course: Course) -> str:
+    late = plural(course.late, "query") if course.late else "no query"
+    told = f"By the driver's clock {late} {'were' if course.late > 1 else 'was'} late"
+    if course.allowed_late is None:
+        return f"{told}; a test of {plural(course.expected, 'query')} is too short to prove anything"
+    return f"{told}; of {plural(course.expected, 'query')} at most {course.allowed_late:,} may be"
+
+
+def comparable(record: Record) -> list[Row]:
+    """The workers with samples enough to be held against each other."""
+    return [row for row in rows(record)[:-1] if row.samples >= FEWEST_SAMPLES]
+
+
 def stragglers(record: Record) -> list[Straggler]:
     """Workers that are behind the others in a stage, the costliest first."""
-    workers = rows(record)[:-1]
-    found = [one for stage in PATH for one in _behind(workers, stage)]
+    workers = comparable(record)
+    found = [one for stage in OWN_STAGES for one in _behind(workers, stage)]
     found.sort(key=lambda one: one.others_ms - one.mean_ms)
     return found[:MOST_STRAGGLERS]
 
@@ -260,8 +298,17 @@ def also(record: Record) -> list[str]:
     return told
 
 
-def headline(records: Sequence[Record]) -> str:
+def headline(run: Run) -> str:
     """A run in one line."""
-    good = sum(verdict(record).good for record in records)
-    official = sum(record.official for record in records)
-    return f"{good} of {plural(len(records), 'test')} good, {official or 'none'} official"
+    good = sum(found.good for found in run.verdicts)
+    official = sum(record.official and not proof.doubts for record, proof in run.proven)
+    # A test that a rerun replaced left a folder without a record beside its record.
+    ended = {record.test for record in run.records}
+    half = {name for one in run.unfinished if (name := one.partition(".partial")[0]) not in ended}
+    count = len(run.records) + len(half) + len(run.never_ran)
+    never = f"; {_named(run.never_ran)} never ran" if run.never_ran else ""
+    return f"{good} of {plural(count, 'test')} good, {official or 'none'} official{never}"
+
+
+def _named(tests: Sequence[str]) -> str:
+    return ", ".join(tests) if len(tests) <= MOST_NAMED else plural(len(tests), "test")

@@ -9,7 +9,18 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from orchestrator.journey import PATH, TOTAL, Row, merged_histogram, rows
-from orchestrator.phrases import duration, judged_percentile, limit_ms, ms, percent, plural, rate
+from orchestrator.phrases import (
+    duration,
+    judged_percentile,
+    late_by_loadgen,
+    limit_ms,
+    ms,
+    percent,
+    plural,
+    rate,
+    result,
+    result_name,
+)
 from orchestrator.record import Record, SeriesRecord
 from orchestrator.report.drawing import COLOUR, Picture, draw, number_axes
 from orchestrator.report.runs import plain
@@ -79,9 +90,12 @@ def _beyond(record: Record, histogram: np.ndarray) -> str:
     else:
         lower = bucket_edges_ns() * 2 ** (-1 / PER_OCTAVE)
         late, about = int(histogram[lower >= limit * 1e6].sum()), "About "
-    if not late:
-        return f"None took longer than {limit:,g} ms."
-    return f"{about}{plural(late, 'sample')} took longer than {limit:,g} ms ({_small(late / total)})."
+    share = f" ({_small(late / total)})" if late else ""
+    how_many = plural(late, "sample") if late else "None"
+    told = f"{about}{how_many} took longer than {limit:,g} ms from issue{share}"
+    # A query that was issued late is later for LoadGen, and its count is the verdict's.
+    counted = late_by_loadgen(record)
+    return f"{told}. From the scheduled time {counted}." if counted else f"{told}."
 
 
 def _small(share: float) -> str:
@@ -93,6 +107,7 @@ def percentiles(record: Record) -> Picture:
     histogram, limit = merged_histogram(record.workers, TOTAL), limit_ms(record)
     x, y = percentile_curve(histogram)
     slowest = 1 / histogram.sum()
+    judged, own_ms = judged_percentile(record), _own_percentile_ms(record)
     marks = [p for p in (50.0, 90.0, 99.0, 99.9, 99.99, 99.999) if 1 - p / 100 >= slowest]
 
     def paint(axes: Axes) -> None:
@@ -104,13 +119,38 @@ def percentiles(record: Record) -> Picture:
         axes.xaxis.set_minor_locator(NullLocator())
         # Its words stand at the left, unless the curve crosses the limit there.
         _limit_line(axes, limit, at_end=limit is not None and percentile_ns(histogram, CROSSED) / 1e6 > limit)
-        judged = judged_percentile(record)
         if judged:
-            axes.axvline(1 - float(judged[1:]) / 100, color=COLOUR["soft"], linestyle=":", linewidth=1)
+            at = 1 - float(judged[1:]) / 100
+            axes.axvline(at, color=COLOUR["soft"], linestyle=":", linewidth=1)
+            if own_ms is not None:
+                axes.plot([at], [own_ms], "D", color=COLOUR["c1"], markersize=6)
 
+    words = f"The slowest answer took {ms(float(y[-1]))} ms. {_judged_in_words(record, own_ms)}"
+    return draw("Latency by percentile", words, paint)
+
+
+def _own_percentile_ms(record: Record) -> float | None:
+    """What LoadGen itself found at the percentile that it judges by or reports, if that is a latency."""
+    if record.status != "finished":
+        return None
+    if record.scenario == "Server":
+        return record.result.percentiles_ms.get(judged_percentile(record))
+    return record.result.value if record.result.unit == "ms" else None
+
+
+def _judged_in_words(record: Record, own_ms: float | None) -> str:
     judged = judged_percentile(record)
-    at = f"The dotted line is {judged}, which LoadGen judges by." if judged else "No percentile is judged."
-    return draw("Latency by percentile", f"The slowest answer took {ms(float(y[-1]))} ms. {at}", paint)
+    if not judged:
+        return "No percentile is judged."
+    if record.scenario == "Server":
+        own = "" if own_ms is None else f"; the diamond is LoadGen's own {judged}, {ms(own_ms)} ms"
+        return f"The dotted line is {judged}, which LoadGen judges by{own}."
+    if record.result.unit == "samples":
+        return f"The dotted line is {judged}, where LoadGen looks at the ticks that a query took."
+    if own_ms is None:
+        return f"The dotted line is {judged}, which LoadGen reports."
+    own = f"{ms(own_ms)} ms, {result_name(record)}"
+    return f"The dotted line is {judged}; the diamond is LoadGen's result: {own}."
 
 
 def percentile_curve(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -162,8 +202,11 @@ def throughput_over_time(record: Record, series: SeriesRecord) -> Picture:
         _legend(axes)
 
     inner = answered[1:-1] if len(answered) > 2 else answered  # the first and the last span are not full
-    told = f"{rate(float(answered.mean()))} samples/s answered on average"
-    return draw("Throughput over time", f"{told}, {rate(float(inner.min()))} in the slowest span.", paint)
+    mean, least = rate(float(inner.mean())), rate(float(inner.min()))
+    told = f"{mean} samples/s answered on average, {least} in the slowest span"
+    cut = ", without the first and the last span, which are not full" if len(answered) > 2 else ""
+    by_loadgen = f" LoadGen's result: {result(record)}." if "/s" in record.result.unit else ""
+    return draw("Throughput over time", f"{told}{cut}.{by_loadgen}", paint)
 
 
 def in_flight(series: SeriesRecord) -> Picture:

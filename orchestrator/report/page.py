@@ -12,12 +12,13 @@ from markupsafe import Markup
 from orchestrator import __version__
 from orchestrator.journey import PATH, TOTAL, Row, driver_was_the_limit, rows
 from orchestrator.pages import policy_hash, templates, tokens
-from orchestrator.phrases import duration, ms, percent, plural, verdict
+from orchestrator.phrases import duration, ms, percent, plural
 from orchestrator.record import Record
 from orchestrator.report import facts
-from orchestrator.report.compare import compare, letter
+from orchestrator.report.compare import STYLES, compare, letter
 from orchestrator.report.drawing import Picture
 from orchestrator.report.figures import figures
+from orchestrator.report.proof import Proof, verdict_of
 from orchestrator.report.runs import Run, plain
 from orchestrator.tables import losses
 
@@ -54,11 +55,13 @@ def _run(number: int, run: Run, several: bool) -> dict[str, Any]:
     return {
         "letter": letter(number) if several else "",
         "name": run.name,
-        "headline": facts.headline(run.records),
-        "good": bool(run.records) and all(verdict(record).good for record in run.records),
+        "headline": facts.headline(run),
+        "good": bool(run.records) and not run.never_ran and all(found.good for found in run.verdicts),
         "about": _about(run.records),
         "unfinished": [plain(name) for name in run.unfinished],
-        "tests": [_test(f"t{number}-{n}", record) for n, record in enumerate(run.records)],
+        "never_ran": run.never_ran,
+        "tests": [_test(f"t{number}-{n}", *pair) for n, pair in enumerate(run.proven)],
+        "doubted": [plain(record.test) for record, proof in run.proven if proof.doubts],
     }
 
 
@@ -71,18 +74,21 @@ def _about(records: Sequence[Record]) -> str:
     return plain(" · ".join((*what, f"began {first.started or 'at an unknown time'}", f"took {took}")))
 
 
-def _test(anchor: str, record: Record) -> dict[str, Any]:
-    found, margin = verdict(record), facts.margin(record)
+def _test(anchor: str, record: Record, proof: Proof) -> dict[str, Any]:
+    found, margin = verdict_of(record, proof), facts.margin(record)
     answer = driver_was_the_limit(record)
     return {
         "anchor": anchor,
         "name": plain(record.test),
         "kind": record.kind,
         "word": found.word,
-        "style": {"green": "good", "yellow": "fair"}.get(found.style, "bad"),
+        "style": STYLES.get(found.style, "bad"),
         "sentence": plain(found.sentence),
         "reasons": [plain(text) for text in found.reasons],
         "figure": facts.figure_of_test(record),
+        "metric": plain(facts.metric(record)),
+        "doubted": bool(proof.doubts),
+        "proof": proof.words,
         "margin": margin,
         "filled": min(margin.used, 1.0) * 100 if margin and margin.used is not None else None,
         "limited": [plain(text) for text in facts.what_limited(record)],
@@ -108,11 +114,12 @@ def _test(anchor: str, record: Record) -> dict[str, Any]:
 
 
 def _no_straggler(record: Record) -> str:
-    if len(rows(record)) < 3:
+    if len(facts.comparable(record)) < 2:
         return ""
     return (
-        f"No worker is behind: in no stage is a mean more than {facts.BEHIND:g} times the median of the "
-        f"others' by {percent(facts.NOTICED)} or more of the latency."
+        f"No worker is behind: in no stage of its own is a mean more than {facts.BEHIND:g} times the median "
+        f"of the others' by {percent(facts.NOTICED)} or more of the latency. A worker of fewer than "
+        f"{facts.FEWEST_SAMPLES} samples is not compared."
     )
 
 

@@ -7,10 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.campaign_files import planned_tests
 from orchestrator.journey import driver_was_the_limit, rows
 from orchestrator.paths import EARLIER, RECORD
-from orchestrator.phrases import limit_ms, result, verdict
+from orchestrator.phrases import (
+    Verdict,
+    late_by_driver,
+    late_by_loadgen,
+    limit_ms,
+    result,
+    result_name,
+    verdict,
+)
 from orchestrator.record import Record, RecordError, SeriesRecord, read_record
+from orchestrator.report.proof import Proof, proof_of, verdict_of
 from orchestrator.timings import BUCKETS, MOST_SPANS, STAGES
 
 MOST_BYTES = 256 * 2**20  # a record of 1,000 workers has some 40 MB
@@ -27,13 +37,25 @@ class ReportError(Exception):
 class Run:
     """One run: its folder's name, and its tests in the order in which they were run.
 
-    `unfinished` are folders of tests that have no record.
+    `unfinished` are folders of tests that have no record, `never_ran` planned tests without any folder.
     """
 
     name: str
     folder: Path
     records: Sequence[Record]
     unfinished: Sequence[str] = ()
+    never_ran: Sequence[str] = ()
+    proofs: Sequence[Proof] = ()  # of `records`, in their order; none where no file was looked at
+
+    @property
+    def proven(self) -> list[tuple[Record, Proof]]:
+        """Every record with what its logs say of it."""
+        return list(zip(self.records, self.proofs or [Proof()] * len(self.records), strict=True))
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """Of every test, as far as its record is to be believed."""
+        return [verdict_of(record, proof) for record, proof in self.proven]
 
 
 def plain(text: str) -> str:
@@ -55,8 +77,11 @@ def read_run(folder: Path) -> Run:
     found = [path for path in found if path.name not in unfinished and (own or EARLIER not in path.name)]
     if not found and not unfinished:
         raise ReportError(f"{plain(str(folder))} holds no test with a {RECORD}")
-    records = sorted((_record(path / RECORD) for path in found), key=lambda made: made.started)
-    return Run(plain(folder.resolve().name), folder, records, unfinished)
+    known = sorted(((_record(path / RECORD), path) for path in found), key=lambda pair: pair[0].started)
+    records, proofs = [made for made, _ in known], [proof_of(*pair) for pair in known]
+    begun = {record.test for record in records} | {name.partition(".partial")[0] for name in unfinished}
+    never_ran = [] if own else [plain(name) for name in planned_tests(folder) if name not in begun]
+    return Run(plain(folder.resolve().name), folder, records, unfinished, never_ran, proofs)
 
 
 def _record(path: Path) -> Record:
@@ -85,10 +110,18 @@ def _trouble(record: Record) -> str:
                 return f"workers.{worker.name}.stages.{stage}.histogram is none"
         if worker.samples < 0 or worker.batches < 0 or not 0 <= worker.busy_s < MOST_COUNT:
             return f"workers.{worker.name}: a count is below zero"
+    counts = {
+        "result.overlatency_queries": record.result.overlatency_queries,
+        "driver.completed": record.driver.get("completed"),
+    }
+    for name, count in counts.items():
+        if count is not None and not (type(count) is int and 0 <= count < MOST_COUNT):
+            return f"{name} is no count"
     if record.series is not None and not _is_series(record.series):
         return "series: the lists are not of one length, or too long"
     try:
         verdict(record), result(record), limit_ms(record), driver_was_the_limit(record), rows(record)
+        result_name(record), late_by_loadgen(record), late_by_driver(record)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, LookupError) as error:
         return f"its figures or settings make no sense ({type(error).__name__}: {error})"
     return ""
