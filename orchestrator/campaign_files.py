@@ -1,8 +1,9 @@
 """Where a campaign's evidence lies: run folders below one runs folder, found again by the next program.
 
 Each run folder has a file campaign.json, written once when the folder is made: the campaign that it is of,
-and the manifest's name. What is done is read from the records alone. While a program writes into a run folder
-it holds a lock on that file; the kernel takes the lock back when the program ends, however it ends.
+the manifest's name, and the tests that it plans. What is done is read from the records alone. While a
+program writes into a run folder it holds a lock on that file; the kernel takes the lock back when the program
+ends, however it ends.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from orchestrator.record import Record, RecordError, read_record
 from orchestrator.resume import Found
 
 SCHEMA = "loadgrid.campaign/1"
+MOST_BYTES = 2**20  # of a campaign.json that says what was planned
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # some shared storage has none
 
 
@@ -78,6 +80,10 @@ class Campaign:
         known = {about for folder, about in _run_folders(self.runs_dir) if folder not in self._used}
         return self.resumed and (self.name, manifest.name) in known
 
+    def folders(self, manifest: str) -> list[Path]:
+        """Every run folder of the campaign that is of a manifest of this name, in order of name."""
+        return [folder for folder, about in _run_folders(self.runs_dir) if about == (self.name, manifest)]
+
     @contextlib.contextmanager
     def writing(self, folder: Path) -> Iterator[RunPaths]:
         """A run folder of this campaign to write into; InUseError if another program does."""
@@ -86,10 +92,10 @@ class Campaign:
             _lock(file, folder)
             yield RunPaths(folder)
 
-    def begin(self, manifest: Manifest) -> Path:
-        """A new run folder of this campaign."""
+    def begin(self, manifest: Manifest, tests: Sequence[str] = ()) -> Path:
+        """A new run folder of this campaign; `tests` are the planned ones, for its report."""
         run = RunPaths.new(self.runs_dir, manifest.name)
-        about = {"schema": SCHEMA, "campaign": self.name, "manifest": manifest.name}
+        about = {"schema": SCHEMA, "campaign": self.name, "manifest": manifest.name, "tests": list(tests)}
         write_json(run.root / CAMPAIGN, about)
         write_atomically(run.root / MANIFEST, manifest.raw)
         return run.root
@@ -122,6 +128,16 @@ def _about(folder: Path) -> tuple[str, str] | None:
         return None  # without a manifest: the program was killed while it made the folder
     campaign, manifest = body.get("campaign"), body.get("manifest")
     return (campaign, manifest) if isinstance(campaign, str) and isinstance(manifest, str) else None
+
+
+def planned_tests(folder: Path) -> list[str]:
+    """The tests that a run's folder was made for; none where nothing tells, as in an older LoadGrid's."""
+    file, body = folder / CAMPAIGN, None
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        if file.is_file() and file.stat().st_size <= MOST_BYTES:
+            body = json.loads(file.read_bytes())
+    tests = body.get("tests") if isinstance(body, dict) else None
+    return [name for name in tests if isinstance(name, str)] if isinstance(tests, list) else []
 
 
 def _lock(file: TextIO, folder: Path) -> None:

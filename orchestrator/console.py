@@ -19,7 +19,7 @@ from rich.text import Text
 from orchestrator.course import Course
 from orchestrator.liveview import Seen, test_view
 from orchestrator.manifest import Manifest
-from orchestrator.phrases import duration, loss_story, ms, plural, verdict
+from orchestrator.phrases import course_in_words, duration, loss_story, ms, plural, verdict
 from orchestrator.plan import TestSpec
 from orchestrator.planview import show_plan
 from orchestrator.preparing import Preparing
@@ -99,6 +99,7 @@ class Console:
         self._live: Live | None = None
         self._name = ""
         self._on_loss = "reissue"
+        self._planned: list[str] = []
         self._count = 0
         self._number = 0
         self._ready: list[str] = []
@@ -146,6 +147,7 @@ class Console:
     def planned(self, manifest: Manifest, specs: Sequence[TestSpec], folder: Path) -> None:
         """The run begins."""
         self._name, self._count, self._number = manifest.name, len(specs), 0
+        self._planned = [spec.name for spec in specs]
         self._on_loss = manifest.on_loss
         self._doing = None
         self._say(f"{manifest.name}: {plural(len(specs), 'test')}, files in {folder}", "bold")
@@ -191,7 +193,8 @@ class Console:
         progress.look(board, now)
         if not self._moves and now >= self._next_line_s:
             self._next_line_s = now + LINE_EVERY_S
-            heading = f"; {self._course.word}: {self._course.why}" if self._course else ""
+            course = self._course
+            heading = f"; {course_in_words(course)}" if course else ""
             self._say(f"{progress.spec.name}: {progress.line()}{heading}")
 
     def judged(self, course: Course) -> None:
@@ -210,7 +213,9 @@ class Console:
     def ended(self, records: Sequence[Record], folder: Path) -> None:
         """The run is over."""
         self.close()
-        self._terminal.print(run_report(self._name, records, folder, self._terminal))
+        ran = {record.test for record in records}
+        never_ran = [name for name in self._planned if name not in ran]
+        self._terminal.print(run_report(self._name, records, folder, self._terminal, never_ran))
 
     def close(self) -> None:
         """Give the terminal back."""

@@ -40,7 +40,7 @@ class Kept:
         between two steps never leaves a verdict on logs that have been replaced.
         """
         if self.run is None:
-            folder = self.campaign.begin(self.manifest)
+            folder = self.campaign.begin(self.manifest, [spec.name for spec in self.specs])
             self.run = self.held.enter_context(self.campaign.writing(folder))
         for spec in reversed(self.left):
             self.run.test(spec.name).set_aside()
@@ -75,10 +75,13 @@ def kept_of(
     if folder is None:
         if campaign.has_run(manifest):
             watcher.warned(f"{manifest.name} has changed: all its tests run again, in a folder of their own")
+        elif campaign.resumed and specs:
+            watcher.warned(f"all tests of {manifest.name} run: the campaign had not begun it")
         return kept
     kept.run = held.enter_context(campaign.writing(folder))
     found = found_in(folder, specs)
     if not found:
+        _tell_new(kept.run, [spec.name for spec in specs], watcher)
         return kept
     kept.library = open_library(manifest, watcher)
     why = reasons_to_run(specs, found, present_of(manifest, kept.library))
@@ -89,4 +92,15 @@ def kept_of(
     for name, reason in why.items():
         if reason:
             watcher.warned(f"{name} runs again: {reason}")
+    _tell_new(kept.run, [name for name, reason in why.items() if not reason], watcher)
     return kept
+
+
+def _tell_new(run: RunPaths, names: Sequence[str], watcher: Watcher) -> None:
+    """Why tests without a record run: some were begun and never ended, the others not begun."""
+    begun = [name for name in names if run.test(name).partial.exists()]
+    never = [name for name in names if name not in begun]
+    for tests, again, why in ((begun, " again", "had begun and never ended"), (never, "", "had not begun")):
+        if tests:
+            run_s, it = ("runs", "it") if len(tests) == 1 else ("run", "they")
+            watcher.warned(f"{', '.join(tests)} {run_s}{again}: {it} {why}")

@@ -134,7 +134,6 @@ class JsonLines:
         if not self._is_time():
             return
         p50, p99 = progress.latency_ms() or (None, None)
-        limited = progress.spec.limit_ns is not None
         self._say(
             "progress",
             test=progress.spec.name,
@@ -142,7 +141,7 @@ class JsonLines:
             completed=progress.completed,
             in_flight=max(progress.issued - progress.completed, 0),
             waiting=progress.waiting,
-            over_limit=board.total("over_limit") if limited else None,
+            over_limit=self._over_limit(board),
             rate_per_s=progress.rate,
             p50_ms=p50,
             p99_ms=p99,
@@ -193,6 +192,13 @@ class JsonLines:
         """Nothing is held: every line was flushed."""
 
     # -- lines -------------------------------------------------------------------------------------
+
+    def _over_limit(self, board: Board) -> int | None:
+        """Of the same look as the course, where there is one: a line must not contradict itself."""
+        if self._course is not None:
+            return self._course.late
+        limited = self._progress is not None and self._progress.spec.limit_ns is not None
+        return board.total("over_limit") if limited else None
 
     def _heading(self) -> dict[str, Any] | None:
         if self._course is None:

@@ -30,6 +30,7 @@ BAR_CELLS = (8, 40)
 NARROW, TINY = 60, 30  # below: a worker's samples alone; no bars
 HEAD_LINES = 3  # of the workers' table: one empty, its heads, the line below them
 STRIP_LINES = 2
+LAST_RANK = 8
 LEVELS = "▁▂▃▄▅▆▇█"
 LOST = "×"
 ESTIMATE = (
@@ -75,6 +76,8 @@ def test_view(seen: Seen, width: int, height: int) -> RenderableType:
     if seen.progress.running_since_s is None:
         return Group(head, Spinner("dots", Text(f"{seen.phase}  {clock(seen.waited_s)}")))
     facts = list(_facts(seen, width))
+    if len(facts) >= room:  # a line for the workers says more than the last fact
+        facts = [one for one in facts if one.rank < LAST_RANK]
     kept = sorted(facts, key=lambda one: one.rank)[:room]
     shown = [one for one in facts if one in kept]
     room -= len(shown)
@@ -121,7 +124,8 @@ def _facts(seen: Seen, width: int) -> Iterator[Fact]:
     if progress.has_latency:
         yield Fact(2, "latency", _latency(progress, room))
     if judged:
-        yield Fact(5, "course", _course(seen.course, room))
+        yield Fact(5, "course", _course(seen.course))
+        yield Fact(LAST_RANK, "needed", _needed(seen.course, room))
     if seen.lost:
         yield Fact(4, "lost", _losses(seen, room))
     if progress.has_latency:
@@ -155,14 +159,21 @@ def _latency(progress: Progress, room: int) -> Text:
     return _bar(p99 / limit, room, *words, style="red" if p99 > limit else "green")
 
 
-def _course(course: Course | None, room: int) -> Text:
-    """The live verdict, with its reason and what is still needed."""
+def _course(course: Course | None) -> Text:
+    """The live verdict, with its reason."""
     if course is None:
         return _line("too early to tell", "dim")
-    told = f": {course.why}"
-    more = f"   {course.more_needed:,} more within the limit needed" if course.more_needed else ""
-    words = _fitting(room - len(course.word), f"{told}{more}", told)
-    return _line(Text.assemble((course.word, COURSE_STYLES[course.word]), words))
+    return _line(Text.assemble((course.word, COURSE_STYLES[course.word]), f": {course.why}"))
+
+
+def _needed(course: Course | None, room: int) -> Text:
+    """How many queries it still takes."""
+    if course is None or course.more_needed is None:
+        return _line("–", "dim")
+    if not course.more_needed:
+        return _line("no more: enough are within the limit")
+    more = f"{course.more_needed:,} more"
+    return _line(_fitting(room, f"{more} within the limit until it could pass", f"{more} within the limit"))
 
 
 def _losses(seen: Seen, room: int) -> Text:

@@ -12,6 +12,8 @@ from rich.console import Console as Terminal
 
 from orchestrator import planview
 from orchestrator.console import Console, open_terminal
+from orchestrator.course import CourseWatch
+from orchestrator.early_stopping import fewest_in_limit
 from orchestrator.liveview import LEVELS
 from orchestrator.manifest import Manifest
 from orchestrator.progress import Progress
@@ -84,6 +86,34 @@ def test_a_line_of_progress_tells_rate_estimate_limit_and_time_left() -> None:
     line = progress.line()
     assert "1,000 of 3,001 samples, 100.0/s, 3 in flight" in line
     assert "so far (limit 15)" in line and "10 s gone, about 20 s left" in line
+
+
+@pytest.mark.parametrize("tty", [False, True])
+def test_the_course_says_how_many_queries_are_still_needed(tty: bool) -> None:
+    screen = Screen(tty=tty)
+    try:
+        begin(screen)
+        course = CourseWatch(spec("Server")).look(10.0, issued=1300, completed=1302, late=36)
+        assert course is not None and course.word == "cannot pass"
+        screen.console.judged(course)
+        screen.console.tick(board([1, 1]))
+        assert "needed   –" in screen.view() if tty else True
+        course = CourseWatch(spec("Server")).look(10.0, issued=1010, completed=1000, late=3)
+        assert course is not None and course.more_needed == 3 + fewest_in_limit(3) - 1000
+        screen.console.judged(course)
+        screen.clock.now_s += 11
+        screen.console.tick(board([800, 200]))
+        told = screen.view() if tty else screen.lines[-1]
+    finally:
+        screen.console.close()
+    assert "on course: 3 late so far, 17 of 3,001 allowed" in told
+    more = f"{course.more_needed:,} more"
+    line = (
+        f"needed   {more} within the limit until it could pass"
+        if tty
+        else f"; {more} within the limit are needed"
+    )
+    assert line in told, told
 
 
 def test_a_log_has_no_escape_sequences_and_no_live_view() -> None:
@@ -284,3 +314,9 @@ def test_a_plan_that_breaks_nothing_says_so() -> None:
     )
     text = planned(good)
     assert "No rule broken." in text and "marked unofficial" not in text
+    assert "Official results also need task.sha256.\n" in text
+    assert "Official results also need backend.weights_sha256.\n" in text
+
+
+def test_a_plan_that_is_unofficial_anyway_does_not_ask_for_hashes() -> None:
+    assert "Official results" not in planned(manifest())

@@ -91,6 +91,21 @@ def test_progress_comes_once_a_second_with_the_course() -> None:
     assert last["course"]["word"] == watch.last.word and "outstanding_per_s" not in last["course"]  # type: ignore[union-attr]
 
 
+def test_the_late_ones_of_a_line_are_those_of_its_course() -> None:
+    machine = Machine()
+    began(machine)
+    machine.said()
+    board = made.board([200, 100])
+    course = CourseWatch(made.spec("Server")).look(0.5, 303, 300, 2)
+    assert course is not None
+    machine.lines.judged(course)
+    board.set_total("over_limit", 36)  # since then
+    machine.now_s = 1.0
+    machine.lines.tick(board)
+    (line,) = machine.said()
+    assert line["over_limit"] == line["course"]["late"] == 2
+
+
 def test_what_is_not_known_is_null() -> None:
     machine = Machine()
     began(machine, "Offline")

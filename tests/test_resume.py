@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import shutil
@@ -16,8 +17,16 @@ from hypothesis import strategies as st
 from rich.console import Console as Terminal
 
 from orchestrator.campaign import run_campaign
-from orchestrator.campaign_files import Campaign, Ended, InUseError, found_in, newest_campaign
+from orchestrator.campaign_files import (
+    Campaign,
+    Ended,
+    InUseError,
+    found_in,
+    newest_campaign,
+    planned_tests,
+)
 from orchestrator.campaignview import show_campaign_end
+from orchestrator.continuing import kept_of
 from orchestrator.fixed_interval import OWN_FILE
 from orchestrator.manifest import load_manifest, parse_manifest
 from orchestrator.paths import CAMPAIGN, DETAIL, MANIFEST, RECORD
@@ -335,6 +344,30 @@ def test_a_rerun_performance_test_takes_its_compliance_test_along(tmp_path: Path
     # Neither what was set aside nor half a test is evidence for a submission.
     shutil.copytree(folder / "Server-TEST04", folder / "Server-TEST04.partial")
     assert {path.name for path in _folders(runs)} == everything
+
+
+def test_every_test_that_runs_after_a_kill_gets_its_reason(tmp_path: Path, notes: list[str]) -> None:
+    """Killed in the first of three tests, before the second manifest."""
+    one, two = (
+        load_manifest(manifest(tmp_path, name=name, runs="performance, accuracy, TEST01"))
+        for name in ("one", "two")
+    )
+    specs = plan(one, load_round(one.round))
+    begun = Campaign(tmp_path / "runs")
+    folder = begun.begin(one, [spec.name for spec in specs])
+    (folder / f"{specs[0].name}.partial").mkdir()
+    campaign = newest_campaign(tmp_path / "runs", ["one", "two"])
+    assert campaign is not None
+    with contextlib.ExitStack() as held:
+        kept = kept_of(campaign, one, specs, Quiet(notes.append), held)
+        assert kept.left == specs
+    never = ", ".join(spec.name for spec in specs[1:])
+    one_begun = f"{specs[0].name} runs again: it had begun and never ended"
+    assert notes == [one_begun, f"{never} run: they had not begun"]
+    for told in (campaign, begun):  # a campaign that is not resumed runs everything without a word
+        kept_of(told, two, plan(two, load_round(two.round)), Quiet(notes.append), held)
+    assert notes[2:] == ["all tests of two run: the campaign had not begun it"]
+    assert planned_tests(folder) == [spec.name for spec in specs]
 
 
 def test_a_changed_manifest_runs_in_a_folder_of_its_own(tmp_path: Path, notes: list[str]) -> None:

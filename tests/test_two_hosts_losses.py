@@ -87,6 +87,7 @@ def test_killed_workers_and_a_dead_host_cost_no_sample_until_nobody_is_left(
     print(f"the run ended {time.monotonic() - begun:.1f} s after the last worker")
     assert time.monotonic() - begun < 5.0 * PATIENCE
     nothing_runs_within(run, 5.0)
+    assert "raylet" not in run.said and "unreachable" not in run.said  # neither Ray's words nor ZeroMQ's
 
     one = run.record("kills", "Offline-accuracy")
     assert one.status == "finished" and one.accuracy is not None and one.accuracy.good == 4000
