@@ -1,9 +1,10 @@
 """The highest rate that a manifest's Server holds (or MultiStream's samples a query): probed, then confirmed.
 
 Probes are short LoadGen tests in one run folder, none of them official. What they find is tested at full
-length, in a run folder of its own, as `loadgrid run` would of a manifest that has the value; only such a test
-makes a result. Every test is asked for by a pure policy (peak_search), so a search that was killed asks for
-the same ones again: those with a record that still counts are not repeated.
+length, in run folders of their own, as `loadgrid run` would of a manifest that has the value; only such tests
+make a result, and all that a campaign has count, whichever program asked for them (peak_history). Every test
+is asked for by a pure policy (peak_search), so a search that was killed asks for the same ones again: those
+with a record that still counts are not repeated.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from orchestrator.campaign import (
     EXIT_FAILED,
@@ -26,7 +26,8 @@ from orchestrator.cluster import ClusterError
 from orchestrator.continuing import kept_of
 from orchestrator.manifest import Manifest
 from orchestrator.manifest_power import PowerSection
-from orchestrator.paths import RunPaths, write_atomically
+from orchestrator.paths import RunPaths
+from orchestrator.peak_history import Found, Row, settle, tests_before
 from orchestrator.peak_manifest import Batching, alternatives, batching_of, further, manifest_at
 from orchestrator.peak_probe import (
     is_hopeless,
@@ -40,7 +41,7 @@ from orchestrator.peak_probe import (
     trouble_of,
     warm_capacity,
 )
-from orchestrator.peak_search import Confirmation, PeakSearch, Seen, capacity_of, rounded
+from orchestrator.peak_search import CONFIRMATIONS, Confirmation, PeakSearch, capacity_of, rounded
 from orchestrator.plan import TestSpec
 from orchestrator.prepare import open_library
 from orchestrator.present import Present, present_of
@@ -54,7 +55,6 @@ from workers.library import Library
 
 PROBES = 12
 PEAK_NAME = "-peak"
-PEAK_FILE = "peak.yaml"
 MOST_SAMPLES = 10**6  # samples a query, the manifest's bound
 UNKNOWN_QPS = 1000.0  # where a manifest names no rate; LoadGen's own word is 1
 GAIN = 1.03  # other batches must hold so much more than the best so far
@@ -63,37 +63,6 @@ RISE_OF_OTHER = 1.25  # what they may gain beyond is seldom much
 
 class Ended(Exception):
     """The search is over before its end; the text says why."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One test of the evidence. `confirms`: of full length; `before`: done by an earlier program."""
-
-    record: Record
-    folder: Path
-    seen: Seen
-    batching: Batching
-    confirms: bool
-    before: bool
-
-
-@dataclass
-class Found:
-    """What a search came to. `confirmed` is the test that holds the result; None: there is no result."""
-
-    scenario: str
-    usual: Batching
-    early_stopping: bool
-    rows: list[Row] = field(default_factory=list)
-    low: float = 0.0
-    high: float = 0.0
-    batching: Batching | None = None
-    not_tried: list[str] = field(default_factory=list)
-    confirmed: Row | None = None
-    folder: Path | None = None
-    file: Path | None = None
-    trouble: str = ""
-    exit_code: int = EXIT_INVALID
 
 
 @dataclass
@@ -136,7 +105,9 @@ class Peak:
         self.probes = probes
         self._full = performance_spec(manifest, self.scenario)
         old = load_round(manifest.round).fixed_interval_multistream and manifest.loadgen.path is not None
-        self.found = Found(self.scenario, batching_of(manifest), early_stopping=not old)
+        self.found = Found(
+            self.scenario, batching_of(manifest), not old, self._full.result_key, CONFIRMATIONS
+        )
         self._library = open_library(manifest, watcher)
         self._workers = Workers(address, watcher, stop, self._library)
         self._held = contextlib.ExitStack()
@@ -148,15 +119,23 @@ class Peak:
         with self._held, contextlib.closing(self._workers), self.stop.patience():
             run = self._folder(self.manifest.model_copy(update={"name": f"{self.manifest.name}{PEAK_NAME}"}))
             found.folder = run.root
+            found.full += tests_before(
+                self.campaign, self.manifest, self.scenario, self._now, not found.early_stopping
+            )
+            for folder in dict.fromkeys(row.folder.parent for row in found.full):
+                # It is taken: a further test of its value gets another.
+                self._held.enter_context(self.campaign.writing(folder))
             try:
                 search = self._search(run, found.usual, self._first())
                 if tune and search.low:
                     search = self._tune(run, search)
                 if search.low:
                     self._confirm(search)
-                found.exit_code = EXIT_VALID if found.confirmed else EXIT_INVALID
             except Ended as error:
                 found.trouble = str(error)
+            settle(found, self.manifest)
+            found.exit_code = EXIT_VALID if found.confirmed else EXIT_INVALID
+            if found.trouble:
                 found.exit_code = EXIT_INTERRUPTED if self.stop() else EXIT_FAILED
         return found
 
@@ -184,7 +163,7 @@ class Peak:
         return search
 
     def _probes_left(self) -> int:
-        return self.probes - sum(not row.confirms for row in self.found.rows)
+        return self.probes - len(self.found.probes)
 
     def _hint(self, row: Row) -> float | None:
         """The value at which nothing is left: by the warm-up; in MultiStream twice that of the interval."""
@@ -195,12 +174,12 @@ class Peak:
 
     def _probe(self, run: RunPaths, batching: Batching, value: float) -> Row:
         changed = probe_manifest(self.manifest, self.scenario, value, batching)
-        tries = sum(
-            row.seen.value == value and row.batching == batching and not row.confirms
-            for row in self.found.rows
-        )
+        probes = self.found.probes
+        tries = sum(row.seen.value == value and row.batching == batching for row in probes)
         spec = probe_of(changed, self.scenario, self.found.usual, tries)
-        return self._test(changed, spec, run, batching)
+        row = self._test(changed, spec, run, batching)
+        probes.append(row)
+        return row
 
     def _tune(self, run: RunPaths, best: PeakSearch) -> PeakSearch:
         """Try other batches a little above the edge; where they hold, search on with them."""
@@ -229,20 +208,24 @@ class Peak:
     # -- confirmation --------------------------------------------------------------------------------------
 
     def _confirm(self, search: PeakSearch) -> None:
-        """Tests of full length, the first at what the probes held, until one is VALID and the last word."""
+        """Tests of full length, the first at what the probes passed, until a value is confirmed."""
         found, batching = self.found, self.found.batching or self.found.usual
+        # The campaign has so many in all, those of other batches and of earlier programs among them.
+        same = [row.seen for row in found.full if row.batching == batching]
+        most = CONFIRMATIONS - len(found.full) + len(same)
         capacity = capacity_of(search.seen) or search.hint
-        confirmation = Confirmation(search.low, capacity, search.whole, up=search.closed)
+        confirmation = Confirmation(search.low, capacity, search.whole, up=search.closed, most=most)
+        confirmation.failed, confirmation.seen = search.high, same
         while (value := confirmation.next()) is not None:
             made = manifest_at(self.manifest, self.scenario, value, batching)
             spec = performance_spec(made, self.scenario)
-            row = self._test(made, spec, self._folder(made), batching, confirms=True)
+            folder = self.campaign.folder_of(made) or self.campaign.begin(made)
+            run = self._held.enter_context(self.campaign.writing(folder))
+            row = self._test(made, spec, run, batching, confirms=True)
             confirmation.add(row.seen)
-            if row.seen.held and row.seen.value == confirmation.low and found.folder is not None:
-                found.confirmed, found.file = row, found.folder / PEAK_FILE
-                write_atomically(found.file, made.raw)
-            if not row.before:
-                report_of_run(row.folder.parent, self.watcher.warned)
+            found.full.append(row)
+            settle(found, self.manifest)
+            report_of_run(row.folder.parent, self.watcher.warned)
 
     # -- one test ------------------------------------------------------------------------------------------
 
@@ -256,13 +239,15 @@ class Peak:
             if reason := self.stop():
                 raise Ended(reason)
             record = self._workers.run(manifest, spec, run, manifest.power if confirms else None)
-        if trouble := trouble_of(record):
+        if trouble := trouble_of(record, manifest, self._first_record()):
             raise Ended(f"{spec.name}: {trouble}")
         folder = run.test(spec.name).final
         seen = seen_of(record, spec, folder, self.found.early_stopping)
-        row = Row(record, folder, seen, batching, confirms, before)
-        self.found.rows.append(row)
-        return row
+        return Row(record, folder, seen, batching, confirms, before)
+
+    def _first_record(self) -> Record | None:
+        """The search's first test, on whose workers all others must run."""
+        return next((row.record for row in self.found.rows), None)
 
     def _done(self, manifest: Manifest, spec: TestSpec, run: RunPaths) -> Record | None:
         """The record of a test that was run before and still counts; what does not count makes room."""
@@ -273,7 +258,8 @@ class Peak:
             why = there.trouble
         else:
             known = self._with_loadgen(there.record)
-            why = trouble_of(known) or "; ".join(changes(spec, known, self._now(manifest))) or there.trouble
+            trouble = trouble_of(known, manifest, self._first_record())
+            why = trouble or "; ".join(changes(spec, known, self._now(manifest))) or there.trouble
             if not why:
                 return there.record
         self.watcher.warned(f"{spec.name} runs again: {why}")

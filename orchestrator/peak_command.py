@@ -36,8 +36,10 @@ def search(
 
     It starts at the manifest's own value. Probes take a tenth of the test's duration and queries, or end as
     soon as they cannot pass; at the edge it tries batches of twice and half the size and a deadline. What the
-    probes held is run at full length, as the manifest plans it, and lower where that is not VALID. The
-    manifest itself is not changed: peak.yaml beside the probes holds the values, for `loadgrid run`.
+    probes passed at is run at full length, as the manifest plans it, lower where that is not VALID, and once
+    more where it is, near the edge: four such tests at most, however often the search is resumed. The
+    manifest itself is not changed: peak.yaml beside the probes holds the values, for `loadgrid run`, and
+    peak.json lists the tests.
     """
     loaded = load_manifest(manifest)
     scenario_of(loaded)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from orchestrator.manifest import Manifest, error_at
 from orchestrator.paths import DETAIL
 from orchestrator.peak_manifest import WORDS, Batching, batching_of, with_value
 from orchestrator.peak_search import Seen
-from orchestrator.phrases import judged_percentile, verdict
+from orchestrator.phrases import judged_percentile, plural, verdict
 from orchestrator.plan import PlanError, TestSpec, plan
 from orchestrator.record import Record, SeriesRecord
 from orchestrator.rules import load_round
@@ -31,6 +32,7 @@ STREAM_QUERIES = 1000  # MultiStream's numbers are whole, and its latency hardly
 # A probe whose queries take more than this many intervals each has failed, and need not be sat through.
 INTERVALS_AT_MOST = 3
 FEWEST_LATE = 10  # their share tells the room; with fewer the percentile does
+LATE_KEY = "result_overlatency_query_count"
 OVERLOADED = 0.2  # share of late queries with which what is delivered is all that the workers can
 
 PROBE = Finding(
@@ -117,14 +119,33 @@ def probe_of(changed: Manifest, scenario: str, usual: Batching, tries: int) -> T
     return spec.model_copy(update={"name": name, "broken_rules": [*spec.broken_rules, PROBE]})
 
 
-def trouble_of(record: Record) -> str:
-    """Why a record says nothing of its value: a test that failed, was interrupted or lost a worker."""
+def trouble_of(record: Record, manifest: Manifest, first: Record | None = None) -> str:
+    """Why a record says nothing of its value: the test failed, was interrupted, was too short, lost a worker.
+
+    Or it had other workers than the manifest asks for, or than the `first` test of the search.
+    """
     if record.losses:
         lost = record.losses[0]
         return f"it lost {lost.worker}: {lost.reason}"
-    if record.status == "finished" or is_hopeless(record):
-        return ""
-    return f"it {'was interrupted' if record.status == 'interrupted' else 'failed'}: {record.reason}"
+    if record.status != "finished" and not is_hopeless(record):
+        return f"it {'was interrupted' if record.status == 'interrupted' else 'failed'}: {record.reason}"
+    if is_hopeless(record) and record.course and record.course.allowed_late is None:
+        return f"{record.course.why}; give min_query_count or min_duration more"
+    asked = manifest.workers
+    if asked.placement != "per_node" and len(record.workers) < asked.count:
+        return f"only {len(record.workers)} of {plural(asked.count, 'worker')} took part in it"
+    if first is not None and (now := _devices(record)) != (before := _devices(first)):
+        return f"it ran on {_in_words(now)}, the first test of this search on {_in_words(before)}"
+    return ""
+
+
+def _devices(record: Record) -> Counter[str]:
+    return Counter(worker.device for worker in record.workers)
+
+
+def _in_words(devices: Counter[str]) -> str:
+    told = [f"{plural(count, 'worker')} on {device or '?'}" for device, count in sorted(devices.items())]
+    return ", ".join(told) or "no worker"
 
 
 def is_hopeless(record: Record) -> bool:
@@ -149,16 +170,22 @@ def seen_of(record: Record, spec: TestSpec, folder: Path, early_stopping: bool =
     return Seen(own_value(spec), held, room, capacity)
 
 
+def logged(record: Record, folder: Path, key: str) -> float | None:
+    """A number of LoadGen's detail log; None of a test that did not finish, or where the log has none."""
+    if record.status != "finished":
+        return None
+    try:
+        return number_of(read_detail(folder / DETAIL).values.get(key))
+    except LogError:
+        return None
+
+
 def late_of(record: Record, folder: Path) -> tuple[int, int]:
     """Queries beyond the limit, by LoadGen where it counted them, and all that were answered."""
     completed = int(record.driver["completed"])
-    if record.status == "finished":
-        try:
-            counted = number_of(read_detail(folder / DETAIL).values.get("result_overlatency_query_count"))
-        except LogError:
-            counted = None
-        if counted is not None:
-            return int(counted), completed
+    counted = logged(record, folder, LATE_KEY)
+    if counted is not None:
+        return int(counted), completed
     return (record.course.late, record.course.completed) if record.course else (0, completed)
 
 

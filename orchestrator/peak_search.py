@@ -24,6 +24,10 @@ NEAR = 0.6  # with less room a test was too far beyond the edge for a line throu
 BEYOND, BEYOND_WHOLE = 0.15, 0.03  # in MultiStream the line is nearly straight
 DOUBT = 0.1  # an edge that seems so far above what did not hold
 CONFIRMATIONS = 4  # of full length, ten minutes each by the rules
+# With less room, or where a test failed no further above, one more test of full length must say the same: the
+# room of 1.05 is a share of late queries of four fifths of what LoadGen lets pass.
+LITTLE_ROOM = 1.05
+NEAR_ABOVE = 0.05
 
 
 @dataclass(frozen=True)
@@ -133,11 +137,14 @@ class PeakSearch:
 
 @dataclass
 class Confirmation:
-    """Asks for test after test of full length, until one is VALID and none further up would be.
+    """Asks for test after test of full length, until a value is confirmed and none further up would be.
 
-    A test of full length knows its share of late queries far better than a probe, so the line through it says
-    well how far the edge still is, up or down. `capacity` is what the workers deliver, as
-    the probes or the warm-up say; without `up` the first test that is VALID is the last.
+    A value counts while every test of it was VALID. Once is enough where there was room and nothing failed
+    near above; else it is tested once more, while a test is left, and if that is INVALID, the search goes
+    down. The last of the `most` tests never goes up. A test of full length knows its share of late queries
+    far better than a probe, so the line through it says well how far the edge still is. `capacity` is what
+    the workers deliver, as the probes or the warm-up say; `failed` the value at which no probe passed;
+    without `up` nothing above a value that is VALID is tried.
     """
 
     start: float
@@ -145,6 +152,8 @@ class Confirmation:
     whole: bool = False
     up: bool = True
     resolution: float = RESOLUTION
+    most: int = CONFIRMATIONS
+    failed: float = math.inf
     seen: list[Seen] = field(default_factory=list)
 
     def add(self, seen: Seen) -> None:
@@ -153,33 +162,52 @@ class Confirmation:
 
     @property
     def low(self) -> float:
-        """The largest value that was VALID; 0.0: none was."""
-        return bracket(self.seen)[0]
+        """The largest value that was VALID and never INVALID; 0.0: none was."""
+        return bracket(uncontradicted(self.seen))[0]
 
     def next(self) -> float | None:
         """The value to test next; None: it is confirmed, or will not be in so many tests."""
-        if not self.seen:
+        left = self.most - len(self.seen)
+        if left <= 0:
+            return None
+        seen = uncontradicted(self.seen)
+        low, high = bracket(seen)
+        if (1 + self.resolution) * low < self.start < high:
             return self.start
-        if len(self.seen) >= CONFIRMATIONS:
-            return None
-        low, high = bracket(self.seen)
-        if self.whole:
-            return None if low or high <= 1 else high - 1
-        if low and high == math.inf and not self.up:
-            return None
-        below = 1 - self.resolution / 2
-        edge = guessed_edge(self.seen, None, self.capacity)
         if low == 0.0:
-            room = _room_at(self.seen, high) or 0.0
-            if room < NEAR:
-                least = 1 - 2 * self.resolution
-            else:  # without a line a step as small as can be told apart
-                has_line = (capacity_of(self.seen) or self.capacity or 0.0) > high
-                least = BELOW_CAPACITY if has_line else 1 - self.resolution
-            return rounded(min(max(edge * below, least * high), (1 - self.resolution) * high))
+            return self._below(seen, high)
+        above = self._above(seen, low, high) if left > 1 else None
+        return above or (low if self._is_doubtful(low, high) else None)
+
+    def _is_doubtful(self, low: float, high: float) -> bool:
+        """Whether one VALID test of a value is too little."""
+        room = _room_at(self.seen, low)
+        once = sum(one.value == low for one in self.seen) == 1
+        near = min(high, self.failed) <= (1 + NEAR_ABOVE) * low
+        return once and (near or room is None or room < LITTLE_ROOM)
+
+    def _below(self, seen: Sequence[Seen], high: float) -> float | None:
+        """Where none was VALID: as far down as the lowest was over."""
+        if self.whole:
+            return high - 1 if high > 1 else None
+        edge = guessed_edge(seen, None, self.capacity)
+        room = _room_at(seen, high) or 0.0
+        if room < NEAR:
+            least = 1 - 2 * self.resolution
+        else:  # without a line a step as small as can be told apart
+            has_line = (capacity_of(seen) or self.capacity or 0.0) > high
+            least = BELOW_CAPACITY if has_line else 1 - self.resolution
+        below = 1 - self.resolution / 2
+        return rounded(min(max(edge * below, least * high), (1 - self.resolution) * high))
+
+    def _above(self, seen: Sequence[Seen], low: float, high: float) -> float | None:
+        """A value further up that may be VALID, if it is worth a test."""
+        if self.whole or (high == math.inf and not self.up):
+            return None
+        edge = guessed_edge(seen, None, self.capacity, apart=self.resolution)
         if high == math.inf:
             edge = min(edge, (1 + 4 * self.resolution) * low)
-        value = rounded(edge * below if edge < high else (low + high) / 2)
+        value = rounded(edge * (1 - self.resolution / 2) if edge < high else (low + high) / 2)
         return value if value > (1 + self.resolution) * low else None
 
 
@@ -194,6 +222,12 @@ def bracket(seen: Sequence[Seen]) -> tuple[float, float]:
     return low, min((one.value for one in seen if not one.held and one.value > low), default=math.inf)
 
 
+def uncontradicted(seen: Sequence[Seen]) -> list[Seen]:
+    """Without what was VALID at a value that was INVALID in another test."""
+    failed = {one.value for one in seen if not one.held}
+    return [one for one in seen if not (one.held and one.value in failed)]
+
+
 def capacity_of(seen: Sequence[Seen]) -> float | None:
     """The most that overloaded workers delivered, for a stall only takes away; None: they never were."""
     return max((one.capacity for one in seen if one.capacity is not None), default=None)
@@ -205,10 +239,12 @@ def guessed_edge(
     capacity: float | None = None,
     rise: float = RISE,
     straight: bool = False,
+    apart: float = DOUBT,
 ) -> float:
     """Where the line through two tests, or one and the workers' capacity, has the room of one that passes.
 
-    `straight`: it is a line however far from the edge, from a room of 2 at nothing.
+    `straight`: it is a line however far from the edge, from a room of 2 at nothing. `apart`: how far
+    from each other two tests that held must be for a line through them.
     """
     low, high = bracket(seen)
     capacity = capacity_of(seen) or capacity or 0.0
@@ -228,7 +264,7 @@ def guessed_edge(
         return capacity - (capacity - low) / left
     if high < math.inf:
         return (low + high) / 2
-    before = max((one.value for one in seen if one.value < (1 - DOUBT) * low), default=0.0)
+    before = max((one.value for one in seen if one.value < (1 - apart) * low), default=0.0)
     earlier = _room_at(seen, before)
     if left is not None and earlier is not None and earlier > left:
         return low + (low - before) * (left - EDGE) / (earlier - left)

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from orchestrator.early_stopping import most_late
+from orchestrator.peak import PROBES
 from orchestrator.peak_probe import FEWEST_LATE, OVERLOADED
-from orchestrator.peak_search import Seen
+from orchestrator.peak_search import Confirmation, PeakSearch, Seen, capacity_of
 
 FULL_QUERIES = 270_336  # round v6.1, Server
 PROBE_QUERIES = FULL_QUERIES // 10
@@ -130,3 +131,16 @@ class Queue:
             heapq.heappush(free, end)
             first = after
         return done
+
+
+def found_by(queue: Queue, start: float, hint: float | None = None) -> tuple[PeakSearch, Confirmation]:
+    """A search and its confirmation over a simulated system, as orchestrator.peak plays them."""
+    search = PeakSearch(start)
+    while len(search.seen) < PROBES and (value := search.next()) is not None:
+        search.add(queue.seen(value, queue.probe(value)))
+        search.hint = hint
+    capacity = capacity_of(search.seen) or hint
+    confirmation = Confirmation(search.low, capacity, up=search.closed, failed=search.high)
+    while search.low and (value := confirmation.next()) is not None:
+        confirmation.add(queue.seen(value, queue.full(value)))
+    return search, confirmation

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+from rich.console import Console as Terminal
 
+from orchestrator import peak as peak_module
 from orchestrator.campaign import SetUpError
+from orchestrator.campaign_files import Campaign, newest_campaign
 from orchestrator.course import HOPELESS, Course
-from orchestrator.manifest import Manifest
+from orchestrator.manifest import Manifest, load_manifest
 from orchestrator.paths import DETAIL, RECORD, RunPaths, write_atomically
+from orchestrator.peak import PEAK_NAME, Peak
+from orchestrator.peak_history import Found
 from orchestrator.peak_probe import limit_ms, own_value
+from orchestrator.peakview import show_peak
 from orchestrator.plan import TestSpec
 from orchestrator.present import Present, present_of
+from orchestrator.quiet import Quiet
 from orchestrator.record import Record, Result, SeriesRecord
+from orchestrator.stop import Stop
 from tests import made_records
 from tests.simulated_queue import PROBE_QUERIES, Queue
 
@@ -97,7 +107,10 @@ class Session:
         played = self._play(spec)
         settings = spec.settings
         wanted: dict[str, Any] = {"valid": played["valid"], "metric": "throughput"}
-        log = {"result_overlatency_query_count": played["late"]}
+        log = {
+            "result_overlatency_query_count": played["late"],
+            "result_completed_samples_per_sec": played["qps"],
+        }
         lines = [f':::MLLOG {{"key": "{key}", "value": {value}}}' for key, value in log.items()]
         (folder / DETAIL).write_text("\n".join(lines) + "\n")
         now = self.system.present(self.manifest, self.library)
@@ -149,3 +162,39 @@ class Session:
             "valid": played.valid, "late": played.late, "hopeless": played.hopeless,
             "qps": played.delivered, "p": p99, "queries": played.queries,
         }  # fmt: skip
+
+
+# `loadgrid peak` over it
+
+
+def in_place(system: System, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> System:
+    """Lets searches run on a simulated system."""
+    monkeypatch.setenv("LOADGRID_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(peak_module, "Session", system.session)
+    return system
+
+
+def written(folder: Path, text: str = SERVER) -> Manifest:
+    file = folder / "echoes.yaml"
+    file.write_text(text)
+    return load_manifest(file)
+
+
+def search(
+    manifest: Manifest, runs: Path, resume: bool = False, probes: int = 12, tune: bool = False, **changed: Any
+) -> Found:
+    campaign = newest_campaign(runs, [f"{manifest.name}{PEAK_NAME}"]) if resume else None
+    notes: list[str] = changed.pop("notes", [])
+    stop = changed.pop("stop", Stop())
+    campaign = campaign or Campaign(runs)
+    return Peak(manifest, campaign, "local", Quiet(notes.append), stop, probes).find(tune)
+
+
+def told(found: Found) -> str:
+    return made_records.words(shown_text(found))
+
+
+def shown_text(found: Found) -> str:
+    out = io.StringIO()
+    show_peak(found, Terminal(file=out, width=100), "loadgrid peak M --resume")
+    return out.getvalue()

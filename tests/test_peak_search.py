@@ -15,23 +15,10 @@ from orchestrator.peak_search import (
     PeakSearch,
     Seen,
     bracket,
-    capacity_of,
 )
-from tests.simulated_queue import Queue
+from tests.simulated_queue import Queue, found_by
 
 TIME_BUDGET_S = 40
-
-
-def found_by(queue: Queue, start: float, hint: float | None = None) -> tuple[PeakSearch, Confirmation]:
-    """A search and its confirmation over a simulated system, as orchestrator.peak plays them."""
-    search = PeakSearch(start)
-    while len(search.seen) < PROBES and (value := search.next()) is not None:
-        search.add(queue.seen(value, queue.probe(value)))
-        search.hint = hint
-    confirmation = Confirmation(search.low, capacity_of(search.seen) or hint, up=search.closed)
-    while search.low and (value := confirmation.next()) is not None:
-        confirmation.add(queue.seen(value, queue.full(value)))
-    return search, confirmation
 
 
 @settings(max_examples=8)
@@ -186,6 +173,49 @@ def test_a_search_that_was_cut_short_far_from_the_edge_does_not_creep_up_at_full
     confirmation = Confirmation(search.low, 300.0, up=search.closed)
     confirmation.add(Seen(100.0, True, 9.0))
     assert confirmation.next() is None and confirmation.low == 100.0
+
+
+def test_a_value_that_was_valid_with_little_room_is_tested_once_more() -> None:
+    confirmation = Confirmation(1000.0, capacity=1300.0)
+    confirmation.add(Seen(1000.0, True, 1.02))
+    assert confirmation.next() == 1000.0
+    confirmation.add(Seen(1000.0, True, 1.01))
+    assert confirmation.next() is None and confirmation.low == 1000.0
+
+
+def test_so_is_one_near_below_a_test_that_failed() -> None:
+    confirmation = Confirmation(1000.0, up=False)
+    confirmation.add(Seen(1000.0, False, 0.8))
+    confirmation.add(Seen(990.0, True, 3.0))
+    assert confirmation.next() == 990.0
+    by_probes = Confirmation(1000.0, up=False, failed=1010.0)
+    by_probes.add(Seen(1000.0, True, 3.0))
+    assert by_probes.next() == 1000.0
+
+
+def test_a_value_that_is_valid_and_then_invalid_counts_no_more_and_the_search_goes_down() -> None:
+    confirmation = Confirmation(1000.0, capacity=1300.0)
+    confirmation.add(Seen(1000.0, True, 1.02))
+    confirmation.add(Seen(1000.0, False, 0.98))
+    assert confirmation.low == 0.0
+    value = confirmation.next()
+    assert value is not None and 980 < value < 1000
+    confirmation.add(Seen(value, True, 1.2))
+    assert confirmation.low == value == confirmation.next()
+
+
+def test_the_last_test_is_not_spent_on_a_value_further_up() -> None:
+    confirmation = Confirmation(1000.0, capacity=1300.0, most=2)
+    confirmation.add(Seen(1000.0, True, 1.2))
+    assert confirmation.next() is None and confirmation.low == 1000.0
+
+
+def test_it_goes_on_from_the_tests_of_earlier_programs_within_the_same_bound() -> None:
+    before = [Seen(100.0, True, 9.0)]
+    confirmation = Confirmation(130.0, up=False, seen=before)
+    assert confirmation.next() == 130.0
+    used_up = Confirmation(130.0, most=1, seen=[Seen(100.0, True, 9.0)])
+    assert used_up.next() is None and used_up.low == 100.0
 
 
 def test_it_ends_after_so_many_tests_without_one_that_is_valid() -> None:
