@@ -195,7 +195,7 @@ def test_other_scenarios_have_no_such_verdict() -> None:
 @pytest.mark.parametrize(
     ("queries", "word", "why"),
     [
-        # LoadGen asks for a time: of 457 a second it asked 457 to 475 in this second with seeds of its rounds.
+        # LoadGen asks for a time: at 457 a second it asked 457 to 475 queries in this second, by its seed.
         (457, "at risk", "may prove nothing: 459 are the fewest"),
         (300, "cannot pass", "proves nothing: 459 are the fewest"),
     ],
