@@ -24,8 +24,10 @@ import os, subprocess, time
 subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", os.environ["CHILD"]])
 time.sleep(60)
 """
+# Who starts the tests in the background has SIGINT ignored for all of them.
 RUN = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from orchestrator.check.official import run_official
 run_official(Path(sys.argv[1]), Path(sys.argv[1]), "v6.1", 60)
