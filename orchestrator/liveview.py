@@ -178,7 +178,8 @@ def _needed(course: Course | None, room: int) -> Text:
 
 def _losses(seen: Seen, room: int) -> Text:
     count = f"{len(seen.lost):,} of {plural(len(seen.workers), 'worker')}"
-    whole = "; ".join(f"{name} {story}" for name, story in seen.lost.items())
+    # A reason may be an error of several lines.
+    whole = "; ".join(f"{name} {' '.join(story.split())}" for name, story in seen.lost.items())
     brief = whole if len(seen.lost) == 1 else ", ".join(seen.lost)
     return _line(_fitting(room, f"{count}: {whole}", f"{count}: {brief}"), "bold yellow")
 
