@@ -314,6 +314,11 @@ def judged_percentile(record: Record) -> str:
     return "" if share is None else f"p{100 * share:g}"
 
 
+def late_answers_story(count: int) -> str:
+    """What became of answers to samples that had moved on."""
+    return f"{plural(count, 'late answer')} dropped: completed before by another worker"
+
+
 def loss_story(reason: str, moved: int, on_loss: str) -> str:
     """Why a worker was lost, and what became of its samples."""
     fate = "moved to others" if on_loss == "reissue" else "not answered, which ends the test"

@@ -18,6 +18,7 @@ from orchestrator.phrases import (
     accuracy,
     duration,
     judged_percentile,
+    late_answers_story,
     limit_ms,
     loss_story,
     ms,
@@ -151,9 +152,7 @@ def losses(record: Record) -> list[str]:
 def _remarks(record: Record) -> list[str]:
     told = list(record.worker_differences)
     if record.late_answers:
-        told.append(
-            f"{plural(record.late_answers, 'late answer')} dropped: completed before by another worker"
-        )
+        told.append(late_answers_story(record.late_answers))
     if foreign := record.driver.get("foreign_answers"):
         told.append(f"{plural(foreign, 'answer')} of another test dropped")
     return told

@@ -15,6 +15,7 @@ from orchestrator.phrases import (
     accuracy,
     duration,
     judged_percentile,
+    late_answers_story,
     late_by_driver,
     late_by_loadgen,
     limit_ms,
@@ -290,9 +291,7 @@ def also(record: Record) -> list[str]:
     told = [power_in_words(record.power)] if record.power is not None else []
     told += [f"Workers: {text}" for text in record.worker_differences]
     if record.late_answers:
-        told.append(
-            f"{plural(record.late_answers, 'late answer')} dropped: completed before by another worker"
-        )
+        told.append(late_answers_story(record.late_answers))
     if dropped := record.driver.get("rows_dropped"):
         told.append(f"{dropped} rows of timings are missing in the figures")
     return told
