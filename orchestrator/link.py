@@ -28,6 +28,9 @@ class LinkError(Exception):
     """The test cannot listen where it was told to; the text says where and the mend."""
 
 
+CLOSED = "its connection closed"
+
+
 class LinkDown(Exception):
     """A message could not be handed to a worker's link: the worker is lost."""
 
@@ -44,7 +47,7 @@ class Link(Protocol):
     """Carries messages between the test and its workers, which are numbered from 0."""
 
     def send(self, worker: int, parts: list[Buffer]) -> None:
-        """Send a message; LinkDown if the worker cannot be reached."""
+        """Send a message; LinkDown if the worker cannot be reached, always once lost() has told of it."""
 
     def recv(self) -> tuple[int, list[Buffer]] | None:
         """The next message and who sent it, None if there is none."""
@@ -110,6 +113,7 @@ class RouterLink:
         self._numbers = {identity: i for i, identity in enumerate(self._identities)}
         self._descriptors: dict[int, int] = {}  # of the connection -> worker
         self._admitted = [False] * len(peers)
+        self._gone: set[int] = set()
         self._lost: list[tuple[int, str]] = []
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._monitor_fd = self._monitor.fileno()
@@ -151,14 +155,18 @@ class RouterLink:
         raise LinkError(f"every port of {low} to {high} on {address} is taken: widen dispatch.ports")
 
     def send(self, worker: int, parts: list[Buffer]) -> None:
-        """Send a message; LinkDown if the worker cannot be reached."""
+        """Send a message; LinkDown as above."""
+        # ZeroMQ tells of a closed connection before it lets go of its pipe: until then it would take messages
+        # that go nowhere, and afterwards somebody else could hold the identity.
+        if worker in self._gone:
+            raise LinkDown(CLOSED)
         try:
             self._socket.send(self._identities[worker], zmq.SNDMORE | zmq.DONTWAIT)
             send_parts(self._socket, parts)
         except zmq.ZMQError:
             # EHOSTUNREACH or EAGAIN: never ignored, it is a loss. ZeroMQ's "Host unreachable" would mislead:
             # it says that the connection is gone, also where the worker was killed on this very host.
-            raise LinkDown("its connection closed") from None
+            raise LinkDown(CLOSED) from None
 
     def recv(self) -> tuple[int, list[Buffer]] | None:
         """The next message of a known worker; a message of anybody else is dropped.
@@ -201,6 +209,7 @@ class RouterLink:
             if worker is not None:
                 # A worker that lost its link never comes back into this test.
                 self._numbers.pop(identity_of(worker), None)
+                self._gone.add(worker)
                 self._lost.append((worker, "its link to the test closed"))
 
     def lost(self) -> list[tuple[int, str]]:

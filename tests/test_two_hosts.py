@@ -11,18 +11,19 @@ import pytest
 
 from orchestrator.record import Record
 from tests import two_hosts as lan
+from tests.processes import PATIENCE
 from tests.watched_run import WatchedRun, all_once, manifest
 from workers.answer_memory import LARGE_BYTES
 
 TIME_BUDGET_S = 45
 
 # Tries to get into a test: without a key, with keys of its own, with bytes that are no handshake. Says what
-# became of its connections, and how many messages came back.
+# became of its connections, and how many messages came back. Is up before the test and told where to knock.
 INTRUDER = """
-import json, socket, sys, time, zmq
+import contextlib, json, socket, sys, time, zmq
 from collections import Counter
 from zmq.utils.monitor import parse_monitor_message
-endpoint, seconds = sys.argv[1], float(sys.argv[2])
+endpoint, seconds = sys.stdin.readline().strip(), float(sys.argv[1])
 context, doors = zmq.Context(), []
 def knock(name, identity, curve):
     door = context.socket(zmq.DEALER)
@@ -40,8 +41,10 @@ for identity in (b"W0", b"W1", b"W7"):
     knock("random key", identity, True)
 host, port = endpoint.removeprefix("tcp://").split(":")
 garbage = [socket.create_connection((host, int(port))) for _ in range(3)]
-garbage[0].sendall(b"GET / HTTP/1.1\\r\\n\\r\\n" * 1000)
-garbage[1].sendall(b"\\xff" + bytes(8) + b"\\x7f\\x03\\x01" + bytes(5000))
+nonsense = (b"GET / HTTP/1.1\\r\\n\\r\\n" * 1000, b"\\xff" + bytes(8) + b"\\x7f\\x03\\x01" + bytes(5000))
+for words, stranger in zip(nonsense, garbage):
+    with contextlib.suppress(ConnectionError):  # the door may be shut in mid-sentence
+        stranger.sendall(words)
 seen = {"no key": Counter(), "random key": Counter()}
 got, end = 0, time.monotonic() + seconds
 while time.monotonic() < end:
@@ -91,6 +94,7 @@ def across(two_hosts_of_the_session: lan.Hosts, tmp_path_factory: pytest.TempPat
     hosts = two_hosts_of_the_session
     hosts.form_cluster()
     there = hosts.hosts[1]
+    intruder = hosts.run_in(there, [sys.executable, "-c", INTRUDER, "2.5"], stdin=subprocess.PIPE)
     run = WatchedRun(
         hosts,
         tmp_path_factory.mktemp("across"),
@@ -103,13 +107,12 @@ def across(two_hosts_of_the_session: lan.Hosts, tmp_path_factory: pytest.TempPat
     )
     run.wait_running("Server-performance")
     ports = run.listening_ports(run.test_processes[0])
-    endpoint = f"tcp://{ports[0]}"
-    intruder = hosts.run_in(there, [sys.executable, "-c", INTRUDER, endpoint, "2.5"])
-    told, _ = intruder.communicate(timeout=20)
+    told, trouble = intruder.communicate(f"tcp://{ports[0]}\n", timeout=20 * PATIENCE)
+    assert intruder.returncode == 0, trouble
     run.wait_said("value: 1 test")
     listener = hosts.run_in(there, [sys.executable, "-c", LISTENER], stdin=subprocess.PIPE)
     code = run.end()
-    frames, _ = listener.communicate("enough", timeout=20)
+    frames, _ = listener.communicate("enough", timeout=20 * PATIENCE)
     return Across(
         hosts,
         run,
