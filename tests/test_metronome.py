@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from pathlib import Path
@@ -13,9 +14,10 @@ import pytest
 from orchestrator.dispatch import Completion
 from orchestrator.loadgen import Callbacks
 from orchestrator.logs import read_detail
-from orchestrator.metronome import Metronome
+from orchestrator.metronome import CLOCK_LOOKS, Metronome
 from orchestrator.old_logs import GENERATOR
 from orchestrator.order import TestOrder
+from orchestrator.paths import DETAIL
 from orchestrator.record import read_record
 from orchestrator.supervise import Hooks, run_test
 from tests.old_multistream import MANIFEST, settings
@@ -146,6 +148,28 @@ def test_queries_never_go_out_early(tmp_path: Path, parts: int) -> None:
 def test_an_answer_before_any_question_is_refused() -> None:
     with pytest.raises(ValueError, match="before any question"):
         Metronome().complete(Completion(np.zeros(1, np.uint64), np.zeros(1, np.uint8), None, 1))
+
+
+@pytest.mark.parametrize(
+    ("rate", "pause_s", "told"),
+    [(1.0, 0.02, ""), (1.005, 0.0, "warning_generic_message"), (1.02, 0.0, "error_runtime")],
+)
+def test_clocks_that_part_are_told_and_a_pause_between_two_readings_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, pause_s: float, told: str
+) -> None:
+    readings = itertools.count()
+
+    def wall_ns() -> int:
+        time.sleep(pause_s * (next(readings) % CLOCK_LOOKS == 0))
+        return int(time.monotonic_ns() * rate)
+
+    monkeypatch.setattr(time, "time_ns", wall_ns)
+    metronome = Metronome()
+    callbacks = Callbacks(issue=Prompt(metronome, 1).issue, load=lambda x: None, unload=lambda x: None)
+    metronome.run(settings(target_qps=200.0, min_query_count=40), callbacks, 50, 50, tmp_path)
+    log = read_detail(tmp_path / DETAIL)
+    said = [line for line in (*log.errors, *log.warnings) if "clock" in line]
+    assert [line.partition(":")[0] for line in said] == [told] * bool(told), said
 
 
 # The program

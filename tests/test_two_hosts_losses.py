@@ -193,7 +193,7 @@ def test_a_loss_ends_a_closed_test_at_once_and_leaves_nothing_running(
     print(f"ended {ended_s:.1f} s after the kill, and {time.monotonic() - begun:.1f} s after the stop")
     assert ended_s < 4.0 * PATIENCE and time.monotonic() - begun < HANG_LIMIT_S + 8.0 * PATIENCE
     nothing_runs_within(run, 10.0)
-    assert not alive(stopped)
+    assert eventually(lambda: not alive(stopped), 10.0)  # a process that ends has no name to be listed by
 
     for test, pid in (("Server-accuracy", killed), ("Server-performance", stopped)):
         record = run.record("fail", test)
