@@ -99,7 +99,7 @@ def computing_share(record: Record) -> float | None:
     """The share of the test in which a worker computed, on average over the workers; None if not known.
 
     The time from the first to the last completion is not in the record by itself: CPU time per sample and CPU
-    share were taken over the same span, so their quotient gives it. Overlapping batches count in full.
+    share were taken over the same span, so their quotient gives it.
     """
     cpu_us, cpu_share = record.driver.get("cpu_us_per_sample"), record.driver.get("cpu_share")
     samples = sum(worker.samples for worker in record.workers)

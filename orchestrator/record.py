@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orchestrator.course import Course
 from orchestrator.plain_files import read_plain
-from orchestrator.timings import STAGES, Board, stage_summary
+from orchestrator.timings import ANSWERED, STAGES, Board, stage_summary
 
 SCHEMA = "loadgrid.record/1"
 LARGEST_BYTES = 64 << 20  # would be that of thousands of workers; of a few it has some 50 kB
@@ -109,7 +109,11 @@ class Power(_Part):
 
 
 class WorkerRecord(_Part):
-    """One worker: what it is, what it answered, where its samples' time went."""
+    """One worker: what it is, what it answered, where its samples' time went.
+
+    `busy_s`: with at least one batch in the engine. `tail_s`: from its last answer to the last of all; None
+    if it gave none.
+    """
 
     name: str
     node: str
@@ -119,6 +123,7 @@ class WorkerRecord(_Part):
     batches: int
     mean_batch_size: float | None
     busy_s: float
+    tail_s: float | None = None
     stages: dict[str, dict[str, Any]]
     facts: dict[str, Any]
 
@@ -221,7 +226,9 @@ def series_record(board: Board) -> SeriesRecord | None:
 def worker_records(facts: list[dict[str, Any]], board: Board) -> list[WorkerRecord]:
     """The workers of a test, with their stage times from the board."""
     records = []
+    last_ns = board.counters[:, ANSWERED].max(initial=0)
     for i, fact in enumerate(facts):
+        answered_ns = board.counter(i, "answered_ns")
         batches = board.counter(i, "batches")
         total = board.counter(i, "batch_samples")
         shown = {k: v for k, v in fact.items() if k not in ("name", "node", "device", "model_hash")}
@@ -235,6 +242,7 @@ def worker_records(facts: list[dict[str, Any]], board: Board) -> list[WorkerReco
                 batches=batches,
                 mean_batch_size=round(total / batches, 2) if batches else None,
                 busy_s=round(board.counter(i, "busy_ns") / 1e9, 4),
+                tail_s=round(int(last_ns - answered_ns) / 1e9, 4) if answered_ns else None,
                 stages={stage: stage_summary(board.stage(stage, i)) for stage in STAGES},
                 facts=shown,
             )

@@ -20,7 +20,19 @@ BUCKETS = (41 - FIRST_OCTAVE) * PER_OCTAVE
 
 # The path of a sample. `latency` is from the issue callback to completion, as the driver saw it.
 STAGES = ("driver_queue", "wire", "worker_queue", "compute", "return", "latency")
-COUNTERS = ("samples", "batches", "frames", "batch_samples", "busy_ns", "outstanding", "alive", "late")
+COUNTERS = (
+    "samples",
+    "batches",
+    "frames",
+    "batch_samples",
+    "busy_ns",  # with at least one batch in the engine: several at once count once
+    "computed_ns",  # by the worker's clock: when its last batch was done
+    "answered_ns",  # by the test's clock: when its last answer came
+    "outstanding",
+    "alive",
+    "late",
+)
+BUSY, COMPUTED, ANSWERED = (COUNTERS.index(name) for name in ("busy_ns", "computed_ns", "answered_ns"))
 TOTALS = (
     "first_issue_ns",
     "first_done_ns",
@@ -268,7 +280,11 @@ class Folder:
         # Only the first segment of an answer carries its batch, so each batch counts once.
         self._count("batches", worker, batch > 0)
         self._count("batch_samples", worker, batch)
-        self._count("busy_ns", worker, np.where(batch > 0, computed - started, 0))
+        for number in np.unique(worker).tolist():
+            its = worker == number
+            first = its & (batch > 0)
+            self._busy(number, started[first], computed[first])
+            self.board.counters[number, ANSWERED] = received[its].max()
         out, back = self._without_clock_offset(worker, w_received - sent, received - w_sent)
         self._add("driver_queue", worker, sent - issued, samples)
         self._add("wire", worker, np.maximum(out, 0), samples)
@@ -305,6 +321,15 @@ class Folder:
         flat = worker * BUCKETS + bucket_of(ns)
         counts = np.bincount(flat, weights=samples, minlength=self.board.workers * BUCKETS)
         self.board.histograms[:, STAGES.index(stage)] += counts.astype(np.int64).reshape(-1, BUCKETS)
+
+    def _busy(self, worker: int, started: np.ndarray, computed: np.ndarray) -> None:
+        """Add the time in which a worker had batches in its engine, in the order in which they were done."""
+        if not len(computed):
+            return
+        counters = self.board.counters[worker]
+        until = np.maximum.accumulate(np.concatenate([[counters[COMPUTED]], computed]))
+        counters[BUSY] += np.maximum(computed - np.maximum(started, until[:-1]), 0).sum()
+        counters[COMPUTED] = until[-1]
 
     def _count(self, name: str, worker: np.ndarray, weights: np.ndarray | None) -> None:
         counts = np.bincount(worker, weights=weights, minlength=self.board.workers)
