@@ -18,7 +18,7 @@ import typer
 from rich.console import Console as Terminal
 from rich.table import Table
 
-from orchestrator import bench_engine, children
+from orchestrator import bench_engine, bench_scale, children
 from orchestrator.campaign import EXIT_INVALID, Session
 from orchestrator.logs import read_detail
 from orchestrator.manifest import Manifest, parse_manifest
@@ -33,6 +33,7 @@ from orchestrator.watching import Watcher, Watchers
 
 app = typer.Typer(no_args_is_help=True, help="Measure the path itself with a null model, or an engine.")
 app.command()(bench_engine.engine)
+app.command()(bench_scale.scale)
 
 LIMIT_MS = 15
 # The sweep ends when the bracket is this narrow.

@@ -30,6 +30,7 @@ from orchestrator.record import Accuracy, Audit, LossRecord, Power, Record, seri
 from orchestrator.rules import Round
 from orchestrator.scorers import score
 from orchestrator.supervise import Outcome
+from orchestrator.timings import ANSWERED
 from orchestrator.verdict import (
     doubts_about_power,
     doubts_about_workers,
@@ -267,4 +268,6 @@ def _driver(outcome: Outcome) -> dict[str, Any]:
         name: round((board.total(key) - began_ns) / 1e9, 4) if began_ns and board.total(key) else None
         for name, key in (("first_issue", "first_issue_ns"), ("first_answer", "first_done_ns"))
     }
+    first_ns, last_ns = board.total("first_issue_ns"), int(board.counters[:, ANSWERED].max(initial=0))
+    told["answering_s"] = round((last_ns - first_ns) / 1e9, 4) if first_ns and last_ns else None
     return told | {name: outcome.board.total(name) for name in ("issued", "completed", "rows_dropped")}

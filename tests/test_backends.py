@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from tests.drive_backend import MAX_BATCH, PERCEPTRON, answers, wait
-from workers.backends import FAR, Backend, BackendError, Batch, open_backend, slots
+from workers.backends import FAR, Backend, BackendError, Batch, Done, open_backend, slots
 from workers.backends.echo import EchoBackend, EchoOptions
 from workers.backends.slots import Computed
+from workers.backends.slowed import Slowed
 from workers.tasks import open_task
 from workers.tasks.tensor import TensorTask
 
@@ -28,7 +29,9 @@ ENGINES: dict[str, dict[str, Any]] = {
         "service_time_distribution": "exponential",
         "seed": 3,
     },
+    "echo, slowed": {"engine": "echo", "service_time_us": 500},
     "torch": PERCEPTRON,
+    "torch, slowed": PERCEPTRON,
     "torch, bf16": {**PERCEPTRON, "precision": "bf16"},
 }
 if torch.cuda.is_available():
@@ -51,6 +54,8 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Callable[[np.ndarray], 
 @pytest.fixture(params=ENGINES)
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     opened = open_backend(ENGINES[request.param], task, MAX_BATCH)
+    if request.param.endswith("slowed"):
+        opened = Slowed(opened, 3.0)
     opened.load()
     opened.warm_up()
     yield opened
@@ -241,3 +246,27 @@ def test_random_service_times_are_seeded_and_have_their_mean(seed: int) -> None:
 
     assert times(seed) == times(seed) != times(seed + 1)
     assert abs(np.mean(times(seed)) / 200_000 - 1) < 0.1
+
+
+# What is slowed
+
+
+def test_a_slowed_backend_takes_so_many_times_as_long_back_to_back_too() -> None:
+    clock = [0]
+    echo = EchoBackend(EchoOptions(service_time_us=100), 4, lambda: clock[0])
+    slowed = Slowed(echo, 10.0, lambda: clock[0])
+    assert slowed.load()["slowed"] == 10.0
+    assert dict(slowed.warm_up()) == pytest.approx({1: 1e-3, 4: 1e-3})
+    done: list[Done] = []
+    left = 5
+    while len(done) < 5:
+        if left and slowed.free_at_ns(clock[0]) <= clock[0]:
+            slowed.submit(Batch(np.arange(4), [], left))
+            left -= 1
+        done += slowed.step()
+        clock[0] += 10_000
+    took_ns = [d.computed_ns - d.started_ns for d in done]
+    assert took_ns == [1_000_000] * 5 and [d.batch.ticket for d in done] == [5, 4, 3, 2, 1]
+    # Between two batches it stands still for as long as the loop takes to see that it is free.
+    assert 5_000_000 <= done[-1].computed_ns - done[0].started_ns <= 5_200_000
+    assert slowed.free_at_ns(clock[0]) <= clock[0] and slowed.next_done_ns() == FAR

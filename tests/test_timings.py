@@ -189,13 +189,36 @@ def test_the_stages_of_a_sample_add_up_to_its_latency(rng: np.random.Generator) 
     assert parts == pytest.approx(mean_ns(board.stage("latency")), rel=0.03)
 
 
+def covered_ns(rows: list[tuple[int, ...]]) -> int:
+    """How long at least one of these batches was in the engine, in whole milliseconds' thousandths."""
+    started, computed = COLUMNS.index("started"), COLUMNS.index("computed")
+    covered: set[int] = set()
+    for row in rows:
+        covered.update(range(row[started] // 1000, row[computed] // 1000))
+    return len(covered) * 1000
+
+
+def test_batches_that_overlap_in_the_engine_count_once_across_foldings() -> None:
+    board = Board(1, ring_rows=16)
+    timings, folder = Timings(board), Folder(board)
+    for started, computed in ((0, 10), (4, 14), (20, 30), (21, 29), (35, 36)):
+        ms = [MS * n for n in (0, 0, 0, started, computed, computed, computed)]
+        timings.add(0, 8, *ms, 8)
+        folder.fold(final=True)
+    assert board.counter(0, "busy_ns") == 25 * MS
+
+
 def test_the_counters_count_samples_batches_and_busy_time_per_worker(rng: np.random.Generator) -> None:
-    board = folded(*answers(rng, 0, 5), *answers(rng, 2, 7), workers=3)
+    rows = answers(rng, 0, 5), answers(rng, 2, 7)
+    board = folded(*rows[0], *rows[1], workers=3)
     assert [board.counter(i, "samples") for i in range(3)] == [40, 0, 56]
     assert [board.counter(i, "frames") for i in range(3)] == [5, 0, 7]
     assert [board.counter(i, "batches") for i in range(3)] == [5, 0, 7]
     assert [board.counter(i, "batch_samples") for i in range(3)] == [40, 0, 56]
-    assert [board.counter(i, "busy_ns") for i in range(3)] == [25 * MS, 0, 35 * MS]
+    assert [board.counter(i, "busy_ns") for i in range(3)] == [covered_ns(rows[0]), 0, covered_ns(rows[1])]
+    received = COLUMNS.index("received")
+    assert board.counter(2, "answered_ns") == max(row[received] for row in rows[1])
+    assert board.counter(1, "answered_ns") == 0
     assert board.stage("driver_queue").sum() == board.stage("latency").sum() == 96
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from workers.answer_memory import AnswerMemory, memory_for
 from workers.backends import Backend, open_backend
+from workers.backends.slowed import Slowed
 from workers.bare import bare_loop
 from workers.batcher import Batcher
 from workers.library import Library
@@ -58,6 +59,7 @@ class WorkerSpec:
     cache: str = ""
     needs_library: bool = True
     note_order: bool = False  # remember each test's samples, for `replay`
+    slowed: tuple[str, float] | None = None  # the worker of this name is so many times slower, for trials
 
 
 @dataclass(frozen=True)
@@ -94,14 +96,17 @@ class WorkerHost:
     def load(self) -> dict[str, Any]:
         """Open the library, load the model, warm up; returns what the driver records and compares."""
         task = self._task = open_task(self.spec.task, self.spec.task_options)
-        self._backend = open_backend(self.spec.backend, task, self.spec.max_batch)
-        if self.spec.needs_library and self._backend.needs_samples:
+        backend = engine = open_backend(self.spec.backend, task, self.spec.max_batch)
+        if self.spec.slowed and self.spec.slowed[0] == self.spec.name:
+            backend = Slowed(engine, self.spec.slowed[1])
+        self._backend = backend
+        if self.spec.needs_library and backend.needs_samples:
             self._library = task.prepare(Path(self.spec.cache))
-        facts = self._backend.load()
-        check = getattr(self._backend, "check_library", None)
+        facts = backend.load()
+        check = getattr(engine, "check_library", None)
         if self._library is not None and check is not None:
             check(self._library)
-        warm_up = self._backend.warm_up()
+        warm_up = backend.warm_up()
         return {
             "name": self.spec.name,
             "host": socket.gethostname(),
