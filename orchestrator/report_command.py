@@ -32,9 +32,15 @@ def write(runs: Runs, out: OutFile = None) -> None:
         why = "is a folder" if page.is_dir() else f"cannot be written: {page.parent} is not a folder"
         raise typer.BadParameter(plain(f"{page} {why}"), param_hint="--out")
     try:
-        written = write_report([read_run(folder) for folder in runs], page)
+        read = [read_run(folder) for folder in runs]
+        written = write_report(read, page)
     except ReportError as error:
         raise typer.BadParameter(str(error), param_hint="RUNS") from None
     terminal = open_terminal()
     for path in written:
         terminal.print(Text(plain(f"{path}  {size(path.stat().st_size)}")), soft_wrap=True)
+    for run in read:
+        for record, proof in run.proven:
+            if proof.doubts:
+                told = f"not to be believed: {run.name}, {record.test}: {'; '.join(proof.doubts)}"
+                typer.echo(plain(told), err=True)

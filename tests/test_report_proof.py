@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from orchestrator.cli import app
 from orchestrator.early_stopping import most_late, most_late_by_percentile
 from orchestrator.logs import DetailLog, read_detail
 from orchestrator.paths import DETAIL, RECORD, SUMMARY
@@ -206,6 +208,14 @@ def test_a_doubted_record_brands_page_comparison_and_json(tmp_path: Path) -> Non
     assert body["verdict"] == "DOUBTED" and any(told in text for text in body["doubts"])
     (one,) = compare([run, run_of(record())], pictures=False)
     assert [judged.word for judged in one.judged] == ["DOUBTED", "VALID"] and not one.judged[0].official
+
+
+def test_the_command_says_what_is_not_to_be_believed(tmp_path: Path) -> None:
+    changed, told = EDITED["value"]
+    done = CliRunner().invoke(app, ["report", str(with_logs(tmp_path / "r", **changed))])
+    assert done.exit_code == 0
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("not to be believed: r, Server-performance: ") and told in line
 
 
 def test_a_log_that_cannot_be_read_is_a_doubt_and_no_fault(tmp_path: Path) -> None:
