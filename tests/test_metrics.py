@@ -130,7 +130,8 @@ def test_each_worker_has_its_counters_and_times() -> None:
     for worker in ("worker-0", "worker-1"):
         assert value(samples, "worker_samples_total", worker=worker) == 5
         assert value(samples, "worker_batches_total", worker=worker) == 5
-        assert value(samples, "worker_busy_seconds_total", worker=worker) == pytest.approx(0.02)
+        # All five were in the engine at once.
+        assert value(samples, "worker_busy_seconds_total", worker=worker) == pytest.approx(0.004)
         compute = value(samples, "worker_stage_seconds_total", worker=worker, stage="compute")
         assert compute == pytest.approx(0.02, rel=0.05)
 
