@@ -198,15 +198,20 @@ class EngineBench:
     def samples_for(self, seconds: float) -> int:
         """How many samples the bare loop computes in so many seconds, in whole batches."""
         batch = self.manifest.workers.max_batch
-        samples = FIRST_BATCHES * batch
-        for _ in range(SIZING_TRIES):
-            took = self.round(samples).replay["seconds"]
-            wanted = samples * seconds / max(took, 1e-6)
-            if took >= min(SIZING_S, seconds / 2) or samples >= MOST_SAMPLES:
-                break
-            # Short tests are mostly beginning and end: go up in steps.
-            samples = int(min(wanted, 30 * samples, MOST_SAMPLES))
-        return math.ceil(min(max(wanted, 1), MOST_SAMPLES) / batch) * batch
+        return filling(seconds, batch, lambda samples: float(self.round(samples).replay["seconds"]))
+
+
+def filling(seconds: float, batch: int, took_s: Callable[[int], float]) -> int:
+    """How many samples fill so many seconds, in whole batches; `took_s` measures a number of samples."""
+    samples = FIRST_BATCHES * batch
+    for _ in range(SIZING_TRIES):
+        took = took_s(samples)
+        wanted = samples * seconds / max(took, 1e-6)
+        if took >= min(SIZING_S, seconds / 2) or samples >= MOST_SAMPLES:
+            break
+        # Short tests are mostly beginning and end: go up in steps.
+        samples = int(min(wanted, 30 * samples, MOST_SAMPLES))
+    return math.ceil(min(max(wanted, 1), MOST_SAMPLES) / batch) * batch
 
 
 def one_worker(manifest: Manifest) -> Manifest:

@@ -21,7 +21,7 @@ import typer
 from rich.console import Console as Terminal
 from rich.table import Table
 
-from orchestrator.bench_engine import MOST_SAMPLES, EngineBenchError, sized
+from orchestrator.bench_engine import EngineBenchError, filling, sized
 from orchestrator.campaign import EXIT_FAILED, Session
 from orchestrator.manifest import Manifest, load_manifest
 from orchestrator.order import Seat
@@ -32,10 +32,6 @@ from orchestrator.quiet import Quiet
 from orchestrator.record import Record
 from orchestrator.rules import load_round
 from workers.host import WorkerSpec
-
-FIRST_BATCHES = 2
-SIZING_TRIES = 5
-SIZING_SHARE = 0.5  # of the time asked for: a test this long tells how many samples fill it
 
 # What --json prints of each number of workers: name -> meaning and unit.
 FIELDS = {
@@ -116,17 +112,12 @@ class Scale:
         return record
 
     def samples_for(self, seconds: float) -> int:
-        """How many samples the first worker answers in so many seconds."""
-        batch = self.manifest.workers.max_batch
-        samples = FIRST_BATCHES * batch
-        for _ in range(SIZING_TRIES):
-            took_s = samples / float(self.offline(0, 1, samples).result.value or 1.0)
-            wanted = samples * seconds / took_s
-            if took_s >= SIZING_SHARE * seconds or samples >= MOST_SAMPLES:
-                break
-            # Short tests are mostly beginning and end: go up in steps.
-            samples = int(min(wanted, 30 * samples, MOST_SAMPLES))
-        return math.ceil(min(max(wanted, 1), MOST_SAMPLES) / batch) * batch
+        """How many samples the first worker answers in so many seconds, in whole batches."""
+
+        def took_s(samples: int) -> float:
+            return samples / float(self.offline(0, 1, samples).result.value or 1.0)
+
+        return filling(seconds, self.manifest.workers.max_batch, took_s)
 
 
 def for_scale(manifest: Manifest, workers: int) -> Manifest:
