@@ -1,8 +1,9 @@
 """`loadgrid bench scale`: what more workers bring, against the sum of what each can do alone.
 
 All workers load their models once. In each round every worker runs an Offline test alone, and then tests take
-more and more of them at once, with as much work each; so what changes with time favours neither. Server
-tests, if asked for, offer the same rate to each worker.
+more and more of them at once, with as much work each; every second round goes backwards, so that what changes
+with time favours neither. While one works alone the others rest: what workers of one host take from each
+other (power, memory, cores) is part of the figure. Server tests, if asked for, offer the same rate to each.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console as Terminal
 from rich.table import Table
 
-from orchestrator.bench_engine import EngineBenchError, filling, sized
+from orchestrator.bench_engine import EngineBenchError, filling, sized, spread
 from orchestrator.campaign import EXIT_FAILED, Session
 from orchestrator.manifest import Manifest, load_manifest
 from orchestrator.order import Seat
@@ -33,36 +34,41 @@ from orchestrator.record import Record
 from orchestrator.rules import load_round
 from workers.host import WorkerSpec
 
+T = TypeVar("T")
+
 # What --json prints of each number of workers: name -> meaning and unit.
 FIELDS = {
     "scenario": "Offline or Server",
     "workers": "workers that took part",
     "offered_qps": "Server: queries a second that LoadGen offered, in all",
-    "samples_per_s": "Offline: LoadGen's result; Server: completed queries a second; median",
+    "samples_per_s": "Offline: LoadGen's result; Server: queries answered a second; median of the rounds",
     "efficiency": "Offline: samples_per_s over the sum of what these workers did alone, median",
+    "efficiency_lowest": "the lowest of the rounds",
+    "efficiency_highest": "the highest of the rounds",
     "valid": "Server: LoadGen's verdicts, one a round",
     "p99_ms": "Server: 99th percentile of LoadGen's latencies, median",
-    "idle": "share of the test in which the worst worker had nothing in its engine, highest of the rounds",
-    "tail": "share of the test between the worst worker's last answer and the last of all, likewise",
-    "driver_cpu": "cores that the test's process used, which hosts LoadGen, median",
+    "idle": "Offline: share of the test in which the worst worker had nothing in its engine; the worst round",
+    "tail": "Offline: share of the test from the worst worker's last answer to the end; the worst round",
+    "driver_cpu": "cores that the test's process used, which hosts LoadGen, median; null: too short a test",
 }
 
 
 class ScaleSession(Session):
     """A session whose tests take some of its workers only."""
 
-    taking: slice = slice(None)
+    taking: range = range(0)
     slowed: tuple[str, float] | None = None
 
     def _worker_spec(self) -> WorkerSpec:
         return replace(super()._worker_spec(), slowed=self.slowed)
 
     def _seats(self) -> list[Seat]:
-        return super()._seats()[self.taking]
+        names = {f"worker-{number}" for number in self.taking}
+        return [seat for seat in super()._seats() if seat.name in names]
 
 
 class Scale:
-    """A manifest's workers, of which any row can be tested."""
+    """A manifest's workers, of which any row can be tested; the last is slower by `slowed`."""
 
     def __init__(
         self,
@@ -74,6 +80,7 @@ class Scale:
         note: Callable[[str], None],
     ) -> None:
         self.manifest = for_scale(manifest, workers)
+        self.batch = self.manifest.workers.max_batch
         self.slowness = [1.0] * (workers - 1) + [slowed]
         self._session = ScaleSession(self.manifest, address, Quiet(note))
         if slowed > 1:
@@ -87,49 +94,62 @@ class Scale:
     def __exit__(self, *_: object) -> None:
         self._session.__exit__()
 
-    def offline(self, first: int, last: int, samples: int) -> Record:
-        """An Offline test of so many samples on workers `first` to `last` (not itself)."""
-        manifest = sized(self.manifest.model_copy(update={"scenarios": ("Offline",)}), samples)
-        return self._test(manifest, slice(first, last))
+    def offline(self, taking: range, samples: float) -> Record:
+        """An Offline test of so many samples, in whole batches, on the workers of these numbers."""
+        whole = max(math.ceil(samples / self.batch), 1) * self.batch
+        return self._test(sized(self.manifest.model_copy(update={"scenarios": ("Offline",)}), whole), taking)
 
-    def server(self, workers: int, qps: float, seconds: float) -> Record:
-        """A Server test on the first workers."""
-        server = self.manifest.loadgen.Server.model_copy(
-            update={"target_qps": qps, "min_duration": int(seconds * 1000), "max_duration": None}
-        )
+    def server(self, taking: range, qps: float, seconds: float) -> Record:
+        """A Server test on the workers of these numbers."""
+        update = {"target_qps": qps, "min_duration": int(seconds * 1000), "max_duration": None}
+        update |= {"min_query_count": 1, "max_query_count": None}
+        server = self.manifest.loadgen.Server.model_copy(update=update)
         loadgen = self.manifest.loadgen.model_copy(update={"Server": server})
-        update = {"scenarios": ("Server",), "loadgen": loadgen}
-        return self._test(self.manifest.model_copy(update=update), slice(0, workers))
+        changed = {"scenarios": ("Server",), "loadgen": loadgen}
+        return self._test(self.manifest.model_copy(update=changed), taking)
 
-    def _test(self, manifest: Manifest, taking: slice) -> Record:
+    def _test(self, manifest: Manifest, taking: range) -> Record:
+        """One test; EngineBenchError if it did not finish with every worker that was to take part."""
         spec = plan(manifest, load_round(manifest.round))[0]
         self._session.taking = taking
         record = self._session.run(spec, RunPaths.new(self._folder, "scale"))
         if record.status != "finished" or not record.result.value:
-            raise EngineBenchError(
-                f"a test on {len(record.workers)} workers {record.status}: {record.reason}"
-            )
+            raise EngineBenchError(f"a test on {len(taking)} workers {record.status}: {record.reason}")
+        lost = [f"{loss.worker}: {loss.reason}" for loss in record.losses]
+        if lost or len(record.workers) != len(taking):
+            gone = "; ".join(lost) or "lost before it"
+            raise EngineBenchError(f"a test on {len(taking)} workers was not one: {gone}")
         return record
 
     def samples_for(self, seconds: float) -> int:
         """How many samples the first worker answers in so many seconds, in whole batches."""
 
         def took_s(samples: int) -> float:
-            return samples / float(self.offline(0, 1, samples).result.value or 1.0)
+            return samples / offline_rate(self.offline(range(1), samples))
 
-        return filling(seconds, self.manifest.workers.max_batch, took_s)
+        return filling(seconds, self.batch, took_s)
 
 
 def for_scale(manifest: Manifest, workers: int) -> Manifest:
     """The manifest with so many Ray workers and performance tests only, in the division open to any size."""
-    placed = manifest.workers.model_copy(update={"count": workers, "where": "ray"})
+    placed = manifest.workers.model_copy(update={"count": workers, "where": "ray", "placement": "spread"})
     kept = {"division": "open", "runs": ("performance",), "accuracy_target": None}
-    return manifest.model_copy(update={**kept, "workers": placed})
+    return manifest.model_copy(update={**kept, "stop_when_hopeless": False, "workers": placed})
 
 
-def shares(record: Record) -> tuple[float, float]:
-    """(idle, tail) of the worst worker, as shares of the time from the first issue to the last answer."""
+def offline_rate(record: Record) -> float:
+    """LoadGen's samples a second."""
+    return float(record.result.value or 0.0)
+
+
+def shares(record: Record) -> tuple[float, float] | None:
+    """(idle, tail) of the worst worker, as shares of the time from the first issue to the last answer.
+
+    None where not every answer's times were kept.
+    """
     span_s = record.driver["answering_s"]
+    if not span_s or record.driver["rows_dropped"]:
+        return None
     idle = max(1.0 - worker.busy_s / span_s for worker in record.workers)
     # Who answered nothing stood idle all the time.
     tail = max(span_s if worker.tail_s is None else worker.tail_s for worker in record.workers) / span_s
@@ -138,59 +158,96 @@ def shares(record: Record) -> tuple[float, float]:
 
 def offline_row(workers: int, seen: Sequence[tuple[Record, float]]) -> dict[str, Any]:
     """A row of the table: the Offline tests of so many workers, each with the sum of what each did alone."""
-    rates = [float(record.result.value or 0.0) for record, _ in seen]
-    row = dict.fromkeys(FIELDS)
-    row |= {"workers": workers, "scenario": "Offline", "samples_per_s": round(median(rates), 3)}
-    row["efficiency"] = round(median(r / alone for r, (_, alone) in zip(rates, seen, strict=True)), 4)
-    return row | _common([record for record, _ in seen])
+    ratio, lowest, highest = spread([offline_rate(record) / alone for record, alone in seen])
+    known = [found for record, _ in seen if (found := shares(record)) is not None]
+    return dict.fromkeys(FIELDS) | {
+        "scenario": "Offline",
+        "workers": workers,
+        "samples_per_s": round(median(offline_rate(record) for record, _ in seen), 3),
+        "efficiency": round(ratio, 4),
+        "efficiency_lowest": round(lowest, 4),
+        "efficiency_highest": round(highest, 4),
+        "idle": round(max(idle for idle, _ in known), 5) if known else None,
+        "tail": round(max(tail for _, tail in known), 5) if known else None,
+        "driver_cpu": driver_cpu([record for record, _ in seen]),
+    }
 
 
 def server_row(workers: int, offered_qps: float, seen: Sequence[Record]) -> dict[str, Any]:
     """A row of the table: the Server tests of so many workers."""
-    row = dict.fromkeys(FIELDS)
-    row |= {"workers": workers, "scenario": "Server", "offered_qps": offered_qps}
-    row["samples_per_s"] = round(median(float(r.result.value or 0.0) for r in seen), 3)
-    row["valid"] = [bool(r.result.valid) for r in seen]
-    row["p99_ms"] = median(r.result.percentiles_ms["p99"] for r in seen)
-    return row | _common(seen)
-
-
-def _common(records: Sequence[Record]) -> dict[str, Any]:
-    found = [shares(record) for record in records]
-    return {
-        "idle": round(max(idle for idle, _ in found), 5),
-        "tail": round(max(tail for _, tail in found), 5),
-        "driver_cpu": round(median(record.driver["cpu_share"] for record in records), 3),
+    done = [r.driver["completed"] / r.driver["answering_s"] for r in seen if r.driver["answering_s"]]
+    return dict.fromkeys(FIELDS) | {
+        "scenario": "Server",
+        "workers": workers,
+        "offered_qps": offered_qps,
+        "samples_per_s": round(median(done), 3) if done else None,
+        "valid": [bool(record.result.valid) for record in seen],
+        "p99_ms": median(record.result.percentiles_ms["p99"] for record in seen),
+        "driver_cpu": driver_cpu(seen),
     }
 
 
-def measure(
-    scale: Scale,
-    counts: Sequence[int],
-    rounds: int,
-    seconds: float,
-    qps: float | None,
-    note: Callable[[str], None],
-) -> list[dict[str, Any]]:
-    """The rows of the table, Offline before Server, each for every number of workers."""
-    note("how many samples fill the time?")
-    samples = scale.samples_for(seconds)
-    offline: dict[int, list[tuple[Record, float]]] = {n: [] for n in counts}
-    server: dict[int, list[Record]] = {n: [] for n in counts}
-    for number in range(rounds):
-        alone = [scale.offline(i, i + 1, math.ceil(samples / slow)) for i, slow in enumerate(scale.slowness)]
-        rates = [float(record.result.value or 0.0) for record in alone]
-        note(f"round {number + 1}: alone {', '.join(f'{rate:,.1f}' for rate in rates)} samples/s")
-        for n in counts:
-            # As much time as each had alone, also where one is slower than the others.
-            sum_alone = sum(rates[:n])
-            record = scale.offline(0, n, math.ceil(samples * sum_alone / rates[0]))
-            offline[n].append((record, sum_alone))
-            note(f"round {number + 1}: {n} together {record.result.value:,.1f}, alone {sum_alone:,.1f}")
-            if qps is not None:
-                server[n].append(scale.server(n, n * qps, seconds))
-    rows = [offline_row(n, offline[n]) for n in counts]
-    return rows + [server_row(n, n * qps, server[n]) for n in counts if qps is not None]
+def driver_cpu(records: Sequence[Record]) -> float | None:
+    """Cores that the tests' processes used, median; None for tests too short to tell."""
+    known = [record.driver["cpu_share"] for record in records if record.driver["cpu_share"] is not None]
+    return round(median(known), 3) if known else None
+
+
+class Rows:
+    """The tests of all rounds so far; what a round did not finish does not count."""
+
+    def __init__(self, scale: Scale, counts: Sequence[int], qps: float | None) -> None:
+        self._scale, self._counts = scale, counts
+        self._qps = qps
+        self._offline: dict[int, list[tuple[Record, float]]] = {n: [] for n in counts}
+        self._server: dict[int, list[Record]] = {n: [] for n in counts}
+
+    def round(self, samples: int, seconds: float, backwards: bool) -> str:
+        """Every worker alone, then every number of them together, or all in reverse; what came of it.
+
+        Each works as long as the others do, also where one is slower: for what `samples` take the first.
+        """
+        alone: dict[int, float] = {}
+        together: dict[int, Record] = {}
+        server: dict[int, Record] = {}
+
+        def one_by_one() -> None:
+            for i in turned(range(max(self._counts))):
+                alone[i] = offline_rate(self._scale.offline(range(i, i + 1), samples * self._share(i, i + 1)))
+
+        def at_once() -> None:
+            for n in turned(self._counts):
+                together[n] = self._scale.offline(range(n), samples * self._share(0, n))
+                if self._qps:
+                    server[n] = self._scale.server(range(n), self.offered(n), seconds)
+
+        def turned(order: Sequence[T]) -> Sequence[T]:
+            return order[::-1] if backwards else order
+
+        for step in turned([one_by_one, at_once]):
+            step()
+        for n in self._counts:
+            self._offline[n].append((together[n], sum(alone[i] for i in range(n))))
+        for n, record in server.items():
+            self._server[n].append(record)
+        rates = ", ".join(f"{alone[i]:,.1f}" for i in range(max(self._counts)))
+        told = "; ".join(f"{n} together {offline_rate(together[n]):,.1f}" for n in self._counts)
+        return f"alone {rates}; {told} samples/s"
+
+    def _share(self, first: int, last: int) -> float:
+        """What workers `first` to `last` (not itself) can do, in equal workers."""
+        return sum(1 / slow for slow in self._scale.slowness[first:last])
+
+    def offered(self, workers: int) -> float:
+        """Queries a second for so many workers; a slowed one gets what it can take."""
+        return (self._qps or 0.0) * self._share(0, workers)
+
+    def shown(self) -> list[dict[str, Any]]:
+        """A row for every number of workers, Offline before Server."""
+        rows = [offline_row(n, seen) for n, seen in self._offline.items() if seen]
+        return rows + [
+            server_row(n, round(self.offered(n), 3), seen) for n, seen in self._server.items() if seen
+        ]
 
 
 def scale(
@@ -199,9 +256,11 @@ def scale(
     seconds: Annotated[float, typer.Option(min=0.1, help="About how long a test lasts.")] = 10.0,
     rounds: Annotated[int, typer.Option(min=1, max=100, help="Rounds of all tests.")] = 3,
     qps: Annotated[
-        float | None, typer.Option(min=0.001, help="Also Server tests, with so many queries/s a worker.")
+        float | None, typer.Option(min=0.001, help="Also Server tests: so many queries/s for each worker.")
     ] = None,
-    slowed: Annotated[float, typer.Option(min=1, help="Make the last worker so many times slower.")] = 1.0,
+    slowed: Annotated[
+        float, typer.Option(min=1, help="Make the last worker about so many times slower.")
+    ] = 1.0,
     address: Annotated[str, typer.Option(help="Ray: local, auto or HOST:PORT.")] = "local",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
 ) -> None:
@@ -212,21 +271,30 @@ def scale(
             print(text, file=sys.stderr)
 
     counts = numbers(workers)
+    if slowed > 1 and max(counts) < 2:
+        raise typer.BadParameter("a slowed worker needs one beside it", param_hint="--slowed")
     chosen = load_manifest(manifest)
     check_names(chosen)
     check_files(chosen, address)
     folder = tempfile.TemporaryDirectory(prefix="loadgrid-bench-")
+    rows, failed = None, ""
     try:
-        where = Path(folder.name)
-        with folder, Scale(chosen, max(counts), slowed, address, where, note) as bench:
-            rows = measure(bench, counts, rounds, seconds, qps, note)
+        with folder, Scale(chosen, max(counts), slowed, address, Path(folder.name), note) as bench:
+            rows = Rows(bench, counts, qps)
+            note("how many samples fill the time?")
+            samples = bench.samples_for(seconds)
+            for number in range(rounds):
+                note(f"round {number + 1}: {rows.round(samples, seconds, backwards=number % 2 == 1)}")
     except EngineBenchError as error:
-        typer.echo(f"loadgrid: {error}", err=True)
-        raise typer.Exit(EXIT_FAILED) from None
+        failed = str(error)
+    found = rows.shown() if rows is not None else []
     if as_json:
-        print(json.dumps(rows))
+        print(json.dumps(found))
     else:
-        _show(rows)
+        _show(found)
+    if failed:
+        typer.echo(f"loadgrid: {failed}", err=True)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def numbers(text: str) -> list[int]:

@@ -98,14 +98,11 @@ def merged_histogram(workers: Sequence[WorkerRecord], stage: str) -> np.ndarray:
 def computing_share(record: Record) -> float | None:
     """The share of the test in which a worker computed, on average over the workers; None if not known.
 
-    The time from the first to the last completion is not in the record by itself: CPU time per sample and CPU
-    share were taken over the same span, so their quotient gives it.
+    Records from before `answering_s` counted batches that overlap in full: theirs is not known.
     """
-    cpu_us, cpu_share = record.driver.get("cpu_us_per_sample"), record.driver.get("cpu_share")
-    samples = sum(worker.samples for worker in record.workers)
-    if not cpu_us or not cpu_share or not samples:
+    span_s = record.driver.get("answering_s")
+    if not span_s or not record.workers:
         return None
-    span_s = cpu_us * 1e-6 * samples / cpu_share
     return min(sum(worker.busy_s for worker in record.workers) / (span_s * len(record.workers)), 1.0)
 
 
@@ -165,7 +162,8 @@ def _offline(record: Record, merged: Row) -> Answer:
     if record.security == "in-process":
         rule = f"{rule}; {LOCAL_RULE}"
     if busy is None:
-        return Answer("unknown", f"Cannot tell: {_used(record)}.", rule)
+        told = "how long the workers computed is not in the record"
+        return Answer("unknown", f"Cannot tell: {told}; {_used(record)}.", rule)
     computed = f"the workers computed {percent(busy)} of the time"
     if busy >= FED:
         return Answer("no", f"No: {computed}, so they were the limit; {_used(record)}.", rule)

@@ -70,7 +70,9 @@ def even_warm_ups(facts: Sequence[dict[str, Any]]) -> list[list[tuple[int, float
     twin is slow indeed shows in its first batches.
     """
     best: dict[tuple[str, int], float] = {}
-    kinds = [str([fact.get(key) for key in ("device", "model_hash", "precision")]) for fact in facts]
+    kinds = [
+        str([fact.get(key) for key in ("device", "model_hash", "precision", "slowed")]) for fact in facts
+    ]
     for kind, fact in zip(kinds, facts, strict=True):
         for size, seconds in fact["warm_up"]:
             best[kind, size] = min(seconds, best.get((kind, size), seconds))

@@ -26,13 +26,12 @@ COUNTERS = (
     "frames",
     "batch_samples",
     "busy_ns",  # with at least one batch in the engine: several at once count once
-    "computed_ns",  # by the worker's clock: when its last batch was done
     "answered_ns",  # by the test's clock: when its last answer came
     "outstanding",
     "alive",
     "late",
 )
-BUSY, COMPUTED, ANSWERED = (COUNTERS.index(name) for name in ("busy_ns", "computed_ns", "answered_ns"))
+BUSY, ANSWERED = COUNTERS.index("busy_ns"), COUNTERS.index("answered_ns")
 TOTALS = (
     "first_issue_ns",
     "first_done_ns",
@@ -70,6 +69,10 @@ COLUMNS = (
 ROW = struct.Struct(f"={len(COLUMNS)}q")
 # Seconds of answers at the highest rates; pages of it that are never written cost nothing.
 RING_ROWS = 1 << 18
+
+NO_SPANS = np.empty((0, 2), np.int64)
+# A batch is compared with the last of them only: an engine holds a handful of batches at once.
+KEPT_SPANS = 64
 
 # Spans are an eighth of a second until there would be more than 600; then two become one, again and again: a
 # test of a minute has 480 of 125 ms, one of a day 338 of 256 s.
@@ -257,6 +260,7 @@ class Folder:
         self._limit_ns = limit_ns
         self._folded = 0
         self._seen = 0
+        self._covered: dict[int, np.ndarray] = {}  # worker -> the last spans (n, 2) that counted as busy
 
     def fold(self, final: bool = False) -> None:
         """Fold what was written until the call before; all of it if `final`, once the writer has ended.
@@ -323,17 +327,25 @@ class Folder:
         self.board.histograms[:, STAGES.index(stage)] += counts.astype(np.int64).reshape(-1, BUCKETS)
 
     def _busy(self, worker: int, started: np.ndarray, computed: np.ndarray) -> None:
-        """Add the time in which a worker had batches in its engine, in the order in which they were done."""
-        if not len(computed):
-            return
-        counters = self.board.counters[worker]
-        until = np.maximum.accumulate(np.concatenate([[counters[COMPUTED]], computed]))
-        counters[BUSY] += np.maximum(computed - np.maximum(started, until[:-1]), 0).sum()
-        counters[COMPUTED] = until[-1]
+        """Add the time in which a worker had batches in its engine; they are done in any order."""
+        before = self._covered.get(worker, NO_SPANS)
+        after = _joined(np.concatenate([before, np.stack([started, np.maximum(computed, started)], axis=1)]))
+        self.board.counters[worker, BUSY] += np.diff(after).sum() - np.diff(before).sum()
+        self._covered[worker] = after[-KEPT_SPANS:]
 
     def _count(self, name: str, worker: np.ndarray, weights: np.ndarray | None) -> None:
         counts = np.bincount(worker, weights=weights, minlength=self.board.workers)
         self.board.counters[:, COUNTERS.index(name)] += counts.astype(np.int64)
+
+
+def _joined(spans: np.ndarray) -> np.ndarray:
+    """The spans (n, 2) as ones that do not touch, in order."""
+    if not len(spans):
+        return spans
+    spans = spans[np.argsort(spans[:, 0])]
+    reached = np.maximum.accumulate(spans[:, 1])
+    first = np.append(True, spans[1:, 0] > reached[:-1])
+    return np.stack([spans[first, 0], reached[np.append(first[1:], True)]], axis=1)
 
 
 def stage_summary(histogram: np.ndarray) -> dict[str, Any]:

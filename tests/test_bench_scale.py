@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import typer
 
-from orchestrator import bench_scale
-from orchestrator.bench_scale import FIELDS, for_scale, measure, numbers, offline_row, shares
+from orchestrator.bench_engine import EngineBenchError
+from orchestrator.bench_scale import FIELDS, Rows, Scale, for_scale, numbers, offline_row, shares
 from orchestrator.manifest import load_manifest
-from orchestrator.record import Record
+from orchestrator.record import LossRecord, Record
+from orchestrator.settings import offline_samples_per_query
 from tests import made_records
 from tests.program import Program
 from tests.ray_nodes import LocalRay
@@ -35,8 +36,12 @@ loadgen:
 """
 
 
-def record(rate: float, busy_s: list[float], tail_s: list[float | None], span_s: float = 10.0) -> Record:
-    made = made_records.record("Offline", driver=made_records.driver(answering_s=span_s))
+def record(
+    rate: float, busy_s: list[float], tail_s: list[float | None], scenario: str = "Offline", **driver: Any
+) -> Record:
+    """A test of ten seconds."""
+    known = {"answering_s": 10.0, "rows_dropped": 0, **driver}
+    made = made_records.record(scenario, driver=made_records.driver(**known))
     workers = [
         made.workers[0].model_copy(update={"busy_s": busy, "tail_s": tail})
         for busy, tail in zip(busy_s, tail_s, strict=True)
@@ -53,12 +58,25 @@ def test_a_worker_without_an_answer_stood_idle_all_the_time() -> None:
     assert shares(record(1.0, [9.9, 0.0], [0.0, None])) == (1.0, 1.0)
 
 
+def test_where_times_were_dropped_nobody_knows_who_stood_idle() -> None:
+    assert shares(record(1.0, [9.9], [0.0], rows_dropped=1)) is None
+    row = offline_row(1, [(record(1.0, [9.9], [0.0], rows_dropped=1), 1.0)])
+    assert (row["idle"], row["tail"], row["efficiency"]) == (None, None, 1.0)
+
+
 def test_efficiency_is_the_median_of_rounds_against_what_each_did_alone_in_that_round() -> None:
     seen = [(record(rate, [9.0], [0.0]), alone) for rate, alone in ((190, 200), (150, 150), (99, 100))]
     row = offline_row(2, seen)
     assert set(row) == set(FIELDS)
     assert (row["workers"], row["samples_per_s"], row["efficiency"]) == (2, 150, 0.99)
+    assert (row["efficiency_lowest"], row["efficiency_highest"]) == (0.95, 1.0)
     assert row["valid"] is None and row["idle"] == 0.1
+
+
+def test_a_test_too_short_to_tell_its_cpu_share_spoils_nothing() -> None:
+    short = record(1.0, [9.0], [0.0], cpu_share=None)
+    assert offline_row(1, [(short, 1.0)])["driver_cpu"] is None
+    assert offline_row(1, [(short, 1.0), (record(1.0, [9.0], [0.0]), 1.0)])["driver_cpu"] == 0.05
 
 
 class Simulated:
@@ -68,33 +86,89 @@ class Simulated:
         self.rates = rates
         self.slowness = [rates[0] / rate for rate in rates]
         self.tests: list[tuple[Any, ...]] = []
+        self.speed, self.drift = 1.0, 1.0
 
-    def samples_for(self, seconds: float) -> int:
-        return round(self.rates[0] * seconds)
+    def offline(self, taking: range, samples: float) -> Record:
+        self.tests.append((taking, round(samples)))
+        self.speed *= self.drift
+        rate = sum(self.rates[i] for i in taking) * 0.98 ** (len(taking) - 1)
+        return record(rate * self.speed, [10.0], [0.0])
 
-    def offline(self, first: int, last: int, samples: int) -> Record:
-        self.tests.append((first, last, samples))
-        return record(sum(self.rates[first:last]) * 0.98 ** (last - first - 1), [10.0], [0.0])
-
-    def server(self, workers: int, qps: float, seconds: float) -> Record:
-        self.tests.append((workers, qps, seconds))
-        return made_records.record("Server", driver=made_records.driver(answering_s=10.0))
+    def server(self, taking: range, qps: float, seconds: float) -> Record:
+        self.tests.append((taking, qps, seconds))
+        return record(qps, [10.0], [0.0], "Server")
 
 
-def test_every_round_measures_each_worker_alone_and_then_rows_of_them_for_as_long() -> None:
+def rows_of(workers: Simulated, counts: list[int], qps: float | None = None, rounds: int = 1) -> Rows:
+    rows = Rows(workers, counts, qps)  # type: ignore[arg-type]
+    for number in range(rounds):
+        rows.round(1000, 10.0, backwards=number % 2 == 1)
+    return rows
+
+
+def test_every_round_measures_each_worker_alone_and_rows_of_them_for_as_long_there_and_back() -> None:
     workers = Simulated(100.0, 100.0, 10.0)
-    rows = measure(workers, [2, 3], 2, 10.0, None, lambda text: None)  # type: ignore[arg-type]
-    once = [(0, 1, 1000), (1, 2, 1000), (2, 3, 100), (0, 2, 2000), (0, 3, 2100)]
-    assert workers.tests == once * 2
-    assert [(row["workers"], row["efficiency"]) for row in rows] == [(2, 0.98), (3, 0.9604)]
+    rows = rows_of(workers, [2, 3], rounds=2)
+    alone = [(range(1), 1000), (range(1, 2), 1000), (range(2, 3), 100)]
+    there = [*alone, (range(2), 2000), (range(3), 2100)]
+    assert workers.tests == there + there[::-1]
+    assert [(row["workers"], row["efficiency"]) for row in rows.shown()] == [(2, 0.98), (3, 0.9604)]
 
 
-def test_server_tests_offer_as_much_to_each_worker() -> None:
-    workers = Simulated(100.0, 100.0)
-    rows = measure(workers, [1, 2], 1, 10.0, 80.0, lambda text: None)  # type: ignore[arg-type]
-    assert [t for t in workers.tests if t[1] in (80.0, 160.0)] == [(1, 80.0, 10.0), (2, 160.0, 10.0)]
-    assert [(r["scenario"], r["offered_qps"]) for r in rows[2:]] == [("Server", 80.0), ("Server", 160.0)]
-    assert rows[3]["valid"] == [True] and rows[3]["efficiency"] is None
+def test_what_changes_with_time_favours_neither() -> None:
+    workers = Simulated(100.0, 100.0, 100.0, 100.0)
+    workers.drift = 0.99
+    rows = rows_of(workers, [1, 4], rounds=2).shown()
+    assert [row["efficiency"] for row in rows] == [
+        pytest.approx(1, abs=0.01),
+        pytest.approx(0.98**3, abs=0.01),
+    ]
+
+
+def test_server_tests_offer_as_much_to_each_worker_and_to_a_slowed_one_what_it_can_take() -> None:
+    workers = Simulated(100.0, 100.0, 10.0)
+    rows = rows_of(workers, [2, 3], qps=80.0).shown()
+    asked = [test for test in workers.tests if len(test) == 3]
+    assert asked == [(range(2), 160.0, 10.0), (range(3), 168.0, 10.0)]
+    assert [(r["scenario"], r["offered_qps"]) for r in rows[2:]] == [("Server", 160.0), ("Server", 168.0)]
+    # 3,000 queries in ten seconds, whatever LoadGen's result was.
+    assert rows[3]["samples_per_s"] == 300.0 and rows[3]["valid"] == [True] and rows[3]["idle"] is None
+
+
+def test_a_test_that_lost_a_worker_is_no_measurement_of_so_many(tmp_path: Path) -> None:
+    file = tmp_path / "unlike.yaml"
+    file.write_text(MANIFEST)
+    whole = record(1.0, [9.0, 9.0], [0.0, 0.0])
+    lost = whole.model_copy(
+        update={"losses": [LossRecord(worker="worker-1", at_s=1.0, reason="gone", moved=3)]}
+    )
+    fewer = record(1.0, [9.0], [0.0])
+    failed = whole.model_copy(update={"status": "failed", "reason": "no worker is left"})
+    scale = Scale(load_manifest(file), 2, 1.0, "local", tmp_path, lambda text: None)
+    for made, told in ((lost, "worker-1: gone"), (fewer, "lost before it"), (failed, "no worker is left")):
+        scale._session.run = lambda spec, run, made=made: made  # type: ignore[method-assign, misc]
+        with pytest.raises(EngineBenchError, match=told):
+            scale.offline(range(2), 8)
+    scale._session.run = lambda spec, run: whole  # type: ignore[method-assign]
+    assert scale.offline(range(2), 8) is whole
+
+
+def test_tests_last_as_long_as_asked_whatever_the_round_wants(tmp_path: Path) -> None:
+    file = tmp_path / "unlike.yaml"
+    file.write_text(MANIFEST.replace("v6.1", "v1.1").replace("datacenter,edge", "datacenter"))
+    scale = Scale(load_manifest(file), 2, 1.0, "local", tmp_path, lambda text: None)
+    asked: list[Any] = []
+
+    def run(spec: Any, run: Any) -> Record:
+        asked.append(spec)
+        return record(1.0, [9.0], [0.0])
+
+    scale._session.run = run  # type: ignore[method-assign]
+    scale.server(range(1), 400.0, 0.5)
+    scale.offline(range(1), 9)
+    server, offline = (spec.settings for spec in asked)
+    assert (server["min_query_count"], server["min_duration_ms"], server["max_query_count"]) == (1, 500, 0)
+    assert offline_samples_per_query(offline, 100) == 16, "whole batches"
 
 
 @pytest.mark.parametrize("text", ["", "two", "0,1", "1,-2", "1.5"])
@@ -122,7 +196,6 @@ def test_real_workers_alone_and_together_one_of_them_slowed(tmp_path: Path, loca
     # 4,000 and 1,000 samples/s; a busy machine makes it less, and unequal shares of it.
     assert offline["workers"] == 2 and 2000 < offline["samples_per_s"] < 5100
     assert 0.5 < offline["efficiency"] < 1.5
-    for row in (offline, server):
-        assert 0 <= row["idle"] < 1 and 0 <= row["tail"] < 1 and row["driver_cpu"] > 0
-    assert server["offered_qps"] == 400 and len(server["valid"]) == 1
-    assert bench_scale.FIELDS.keys() == offline.keys()
+    assert 0 <= offline["idle"] < 1 and 0 <= offline["tail"] < 1
+    assert server["offered_qps"] == 250 and len(server["valid"]) == 1 and server["samples_per_s"] > 0
+    assert FIELDS.keys() == offline.keys() == server.keys()

@@ -12,8 +12,10 @@ import pytest
 
 from orchestrator import exchange
 from orchestrator.exchange import ExchangeFailed
+from orchestrator.link import LinkDown
 from tests.processes import eventually
 from tests.puppets import EPOCH, Puppet, Table
+from tests.test_links import gone, open_ends
 from workers import worker
 from workers.backends.echo import EchoBackend, EchoOptions
 from workers.batcher import Batcher
@@ -198,3 +200,26 @@ def test_a_worker_says_by_name_that_its_answer_is_too_large_for_a_message(
     one.run()
     assert one.ended is not None and "lower workers.max_batch" in one.ended
     assert "worker w0 failed: BackendError: " in t.failure(3) and "16 bytes" in t.failure()
+
+
+class Accepts:
+    """A socket that takes everything, as ZeroMQ's does for a moment after it told of a closed connection."""
+
+    def send(self, *args: Any, **options: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("kind", ["curve", "none"])
+def test_who_was_told_lost_is_sent_nothing_even_where_zeromq_would_take_it(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = open_ends(kind)
+    ends.greeted(0)
+    ends.greeted(1).close()
+    assert gone(ends.link)[0]
+    with monkeypatch.context() as patched:
+        patched.setattr(ends.link, "_socket", Accepts())
+        ends.link.send(0, [b"you are there"])
+        with pytest.raises(LinkDown):
+            ends.link.send(1, [b"are you there"])
+    ends.close()

@@ -213,11 +213,10 @@ def stages(*times_ms: float) -> list[dict[str, float]]:
 
 WAITING = stages(50.0, 0.1, 1.0, 7.0, 0.1)
 ON_THE_WAY = stages(0.5, 1.0, 0.1, 1.0, 1.0)
-# CPU time a sample and CPU share give the time of the test: 3,000 samples of 7 ms on two workers are 10.5 s
-# of computing each, in a test of 11 s or of 30 s.
-FULL = {"cpu_us_per_sample": 11 / 3000 * 1e6 * 0.05, "cpu_share": 0.05}
-IDLE = {"cpu_us_per_sample": 30 / 3000 * 1e6 * 0.05, "cpu_share": 0.05}
-FULL_CPU = {"cpu_us_per_sample": 30 / 3000 * 1e6 * 0.97, "cpu_share": 0.97}
+# 3,000 samples of 7 ms on two workers are 10.5 s of computing each, in a test of 11 s or of 30 s.
+FULL = {"answering_s": 11.0}
+IDLE = {"answering_s": 30.0}
+FULL_CPU = {"answering_s": 30.0, "cpu_share": 0.97}
 
 
 ANSWERS = [
@@ -239,7 +238,8 @@ ANSWERS = [
     (record("Offline", driver=driver(**FULL)), "no", "so they were the limit"),
     (record("Offline", driver=driver(**IDLE)), "perhaps", "35 % of the time only"),
     (record("Offline", driver=driver(**FULL_CPU)), "yes", "used 97 % of a core"),
-    (record("Offline", driver=driver(cpu_share=None)), "unknown", "too short a test"),
+    (record("Offline", driver=driver(cpu_share=None)), "perhaps", "too short a test"),
+    (record("Offline", driver=driver(answering_s=None)), "unknown", "is not in the record"),
     (record("SingleStream"), "no", "arose on the way (driver queue, wire, return)"),
     (record("SingleStream", stage_ms=ON_THE_WAY), "yes", "69 % of the latency"),
     (record("MultiStream", stage_ms=WAITING), "no", "arose on the way (wire, return)"),

@@ -15,9 +15,9 @@ SLOTS = 2
 
 
 class Slowed:
-    """Computes by `inner` and holds each batch back until `factor` times its own time in the engine is over.
+    """Computes by `inner`, one batch at a time, and holds each back until `factor` times its time is over.
 
-    Its own time: an engine may work on several batches at once, and what they share counts once.
+    An engine that overlaps the copies of one batch with the compute of another is slowed by more than that.
     """
 
     def __init__(self, inner: Backend, factor: float, clock: Callable[[], int] = time.monotonic_ns) -> None:
@@ -26,7 +26,6 @@ class Slowed:
         self._inner, self._factor, self._clock = inner, factor, clock
         self._inside = 0
         self._held: deque[Done] = deque()
-        self._computed_ns = 0  # when the engine was last done
         self._busy_until_ns = 0
 
     def load(self) -> dict[str, Any]:
@@ -48,8 +47,7 @@ class Slowed:
         """The batches whose slowed time is over."""
         for done in self._inner.step():
             self._inside -= 1
-            own_ns = done.computed_ns - max(done.started_ns, self._computed_ns)
-            self._computed_ns = done.computed_ns
+            own_ns = done.computed_ns - done.started_ns
             started_ns = max(done.started_ns, self._busy_until_ns)
             self._busy_until_ns = started_ns + int(own_ns * self._factor)
             self._held.append(replace(done, started_ns=started_ns, computed_ns=self._busy_until_ns))
