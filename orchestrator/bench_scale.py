@@ -52,6 +52,8 @@ FIELDS = {
     "driver_cpu": "cores that the test's process used, which hosts LoadGen, median; null: too short a test",
 }
 
+SHOWN = [name for name in FIELDS if name not in ("scenario", "efficiency_lowest", "efficiency_highest")]
+
 
 class ScaleSession(Session):
     """A session whose tests take some of its workers only."""
@@ -311,14 +313,19 @@ def numbers(text: str) -> list[int]:
 def _show(rows: Sequence[dict[str, Any]]) -> None:
     for scenario in dict.fromkeys(row["scenario"] for row in rows):
         of_it = [row for row in rows if row["scenario"] == scenario]
-        names = [name for name in FIELDS if name != "scenario" and of_it[0][name] is not None]
+        names = [name for name in SHOWN if any(row[name] is not None for row in of_it)]
         table = Table(*names, title=scenario)
         for row in of_it:
-            table.add_row(*(_said(row[name]) for name in names))
+            table.add_row(*(_said(row, name) for name in names))
         Terminal().print(table)
 
 
-def _said(value: Any) -> str:
-    if isinstance(value, list):
+def _said(row: dict[str, Any], name: str) -> str:
+    value = row[name]
+    if value is None:
+        return "?"
+    if name == "valid":
         return " ".join("VALID" if valid else "INVALID" for valid in value)
-    return f"{value:,}"
+    if name == "efficiency":
+        return f"{value:.3f} ({row['efficiency_lowest']:.3f} to {row['efficiency_highest']:.3f})"
+    return f"{value:.2%}" if name in ("idle", "tail") else f"{value:,}"

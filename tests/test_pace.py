@@ -62,3 +62,5 @@ def test_twins_begin_with_the_pace_of_the_fastest() -> None:
 
     found = even_warm_ups([worker("cpu", 0.17, 0.06), worker("cpu", 0.03, 0.07), worker("cuda", 0.01, 0.02)])
     assert found == [[(1, 0.03), (8, 0.06)], [(1, 0.03), (8, 0.06)], [(1, 0.01), (8, 0.02)]]
+    slowed = worker("cpu", 0.3, 0.6) | {"slowed": 10.0}
+    assert even_warm_ups([worker("cpu", 0.03, 0.06), slowed])[1] == [(1, 0.3), (8, 0.6)]
