@@ -27,6 +27,7 @@ CONFIRMATIONS = 4  # of full length, ten minutes each by the rules
 # With less room, or where a test failed no further above, one more test of full length must say the same: the
 # room of 1.05 is a share of late queries of four fifths of what LoadGen lets pass.
 LITTLE_ROOM = 1.05
+STEP_DOWN = 1.5  # resolutions, from a test of full length that was far over
 NEAR_ABOVE = 0.05
 
 
@@ -183,19 +184,20 @@ class Confirmation:
         """Whether one VALID test of a value is too little."""
         room = _room_at(self.seen, low)
         once = sum(one.value == low for one in self.seen) == 1
-        near = min(high, self.failed) <= (1 + NEAR_ABOVE) * low
+        # Probes that failed further down, at what a test of full length held, had been stalled.
+        near = any(low < value <= (1 + NEAR_ABOVE) * low for value in (high, self.failed))
         return once and (near or room is None or room < LITTLE_ROOM)
 
     def _below(self, seen: Sequence[Seen], high: float) -> float | None:
         """Where none was VALID: as far down as the lowest was over."""
         if self.whole:
             return high - 1 if high > 1 else None
-        edge = guessed_edge(seen, None, self.capacity)
-        room = _room_at(seen, high) or 0.0
+        room, line = _room_at(seen, high) or 0.0, _edge_below(seen)
+        edge = line or guessed_edge(seen, None, self.capacity)
         if room < NEAR:
-            least = 1 - 2 * self.resolution
+            least = 1 - STEP_DOWN * self.resolution
         else:  # without a line a step as small as can be told apart
-            has_line = (capacity_of(seen) or self.capacity or 0.0) > high
+            has_line = line is not None or (capacity_of(seen) or self.capacity or 0.0) > high
             least = BELOW_CAPACITY if has_line else 1 - self.resolution
         below = 1 - self.resolution / 2
         return rounded(min(max(edge * below, least * high), (1 - self.resolution) * high))
@@ -269,6 +271,15 @@ def guessed_edge(
     if left is not None and earlier is not None and earlier > left:
         return low + (low - before) * (left - EDGE) / (earlier - left)
     return hint - (hint - low) / left if left is not None and hint and hint > low else rise * low
+
+
+def _edge_below(seen: Sequence[Seen]) -> float | None:
+    """Where the line through the two lowest tests, which both did not hold, has room again; None: no line."""
+    values = sorted({one.value for one in seen})[:2]
+    rooms = [_room_at(seen, value) or 0.0 for value in values]
+    if len(values) < 2 or rooms[0] <= rooms[1] or rooms[0] < NEAR:
+        return None
+    return values[0] - (EDGE - rooms[0]) * (values[1] - values[0]) / (rooms[0] - rooms[1])
 
 
 def _room_at(seen: Sequence[Seen], value: float) -> float | None:

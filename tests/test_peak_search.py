@@ -162,7 +162,17 @@ def test_an_invalid_test_is_followed_by_one_as_far_down_as_it_was_over() -> None
     assert value is not None and 955 < value < 967
     far_over = Confirmation(1000.0)
     far_over.add(Seen(1000.0, False, 0.1, 1001.0))
-    assert far_over.next() == 980.0
+    assert far_over.next() == 985.0
+
+
+def test_two_that_were_invalid_tell_by_a_line_how_far_down_to_go() -> None:
+    confirmation = Confirmation(1000.0)
+    confirmation.add(Seen(1000.0, False, 0.92))
+    assert confirmation.next() == 990.0  # one alone tells nothing: a small step
+    confirmation.add(Seen(990.0, False, 0.94))
+    assert confirmation.next() == pytest.approx(0.995 * 960)
+    confirmation.add(Seen(955.2, False, 0.93))  # a line that goes up the other way is none
+    assert confirmation.next() == pytest.approx(0.99 * 955.2, abs=0.1)
 
 
 def test_a_search_that_was_cut_short_far_from_the_edge_does_not_creep_up_at_full_length() -> None:
@@ -191,6 +201,12 @@ def test_so_is_one_near_below_a_test_that_failed() -> None:
     by_probes = Confirmation(1000.0, up=False, failed=1010.0)
     by_probes.add(Seen(1000.0, True, 3.0))
     assert by_probes.next() == 1000.0
+
+
+def test_probes_that_failed_below_what_held_at_full_length_are_no_reason_to_doubt_it() -> None:
+    confirmation = Confirmation(1000.0, up=False, failed=960.0)
+    confirmation.add(Seen(1000.0, True, 3.0))
+    assert confirmation.next() is None and confirmation.low == 1000.0
 
 
 def test_a_value_that_is_valid_and_then_invalid_counts_no_more_and_the_search_goes_down() -> None:
