@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from orchestrator.manifest import Manifest, parse_manifest
 from orchestrator.paths import DETAIL, USER_CONF, RunPaths
 from orchestrator.peak_search import PeakSearch, Seen
 from orchestrator.plan import TestSpec, plan
-from orchestrator.quiet import Quiet
+from orchestrator.quiet import Quiet, bench_folder, noter
 from orchestrator.record import Record
 from orchestrator.rules import load_round
 from orchestrator.timings import STAGES
@@ -309,16 +308,6 @@ def offline(
         for key, value in found.items():
             print(f"{key:26} {value:,}" if isinstance(value, int | float) else f"{key:26} {value}")
     raise typer.Exit(0 if record.status == "finished" else EXIT_INVALID)
-
-
-def bench_folder() -> tempfile.TemporaryDirectory[str]:
-    """Where a bench's tests lie until it ends."""
-    return tempfile.TemporaryDirectory(prefix="loadgrid-bench-")
-
-
-def noter(as_json: bool) -> Callable[[str], None]:
-    """Who says how a bench goes: nobody, where the output is for machines."""
-    return (lambda text: None) if as_json else (lambda text: print(text, file=sys.stderr))
 
 
 def _ratio(one: float | None, other: float | None) -> float | None:

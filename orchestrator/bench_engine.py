@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +28,7 @@ from orchestrator.manifest import Manifest, load_manifest
 from orchestrator.paths import RunPaths
 from orchestrator.plan import plan
 from orchestrator.preflight import check_files, check_names
-from orchestrator.quiet import Quiet
+from orchestrator.quiet import Quiet, bench_folder, noter
 from orchestrator.record import Record
 from orchestrator.rules import load_round
 from workers.host import WorkerSpec
@@ -287,15 +285,12 @@ def engine(
 ) -> None:
     """A manifest's engine in a bare loop and through LoadGrid: the same samples, worker and loaded model."""
 
-    def note(text: str) -> None:
-        if not as_json:
-            print(text, file=sys.stderr)
-
+    note = noter(as_json)
     chosen = load_manifest(manifest)
     check_names(chosen)
     check_files(chosen, address)
     done: list[Round] = []
-    folder = tempfile.TemporaryDirectory(prefix="loadgrid-bench-")
+    folder = bench_folder()
     try:
         with folder, EngineBench(chosen, address, Path(folder.name), note) as bench:
             note("how many samples fill the time?")

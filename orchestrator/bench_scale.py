@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +27,7 @@ from orchestrator.order import Seat
 from orchestrator.paths import RunPaths
 from orchestrator.plan import plan
 from orchestrator.preflight import check_files, check_names
-from orchestrator.quiet import Quiet
+from orchestrator.quiet import Quiet, bench_folder, noter
 from orchestrator.record import Record
 from orchestrator.rules import load_round
 from workers.host import WorkerSpec
@@ -268,17 +266,14 @@ def scale(
 ) -> None:
     """What more workers bring: a manifest on 1, 2, 4 ... of them, against what each does alone."""
 
-    def note(text: str) -> None:
-        if not as_json:
-            print(text, file=sys.stderr)
-
+    note = noter(as_json)
     counts = numbers(workers)
     if slowed > 1 and max(counts) < 2:
         raise typer.BadParameter("a slowed worker needs one beside it", param_hint="--slowed")
     chosen = load_manifest(manifest)
     check_names(chosen)
     check_files(chosen, address)
-    folder = tempfile.TemporaryDirectory(prefix="loadgrid-bench-")
+    folder = bench_folder()
     rows, failed = None, ""
     try:
         with folder, Scale(chosen, max(counts), slowed, address, Path(folder.name), note) as bench:

@@ -24,12 +24,11 @@ from orchestrator.bench import (
     NullPath,
     Security,
     Workers,
-    bench_folder,
     figures,
-    noter,
 )
 from orchestrator.campaign import EXIT_INVALID, SetUpError
 from orchestrator.exporter import Exporter
+from orchestrator.quiet import bench_folder, noter
 
 KEYS = ("p50_ms", "p99_ms", "p999_ms", "driver_cpu_us_per_sample")
 

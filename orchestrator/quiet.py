@@ -1,7 +1,9 @@
-"""A Watcher that shows nothing but notes: for `bench`, whose output is its figures."""
+"""What the `bench` commands share: a Watcher that shows nothing but notes, for their output is figures."""
 
 from __future__ import annotations
 
+import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,16 @@ from orchestrator.manifest import Manifest
 from orchestrator.plan import TestSpec
 from orchestrator.record import Record
 from orchestrator.timings import Board
+
+
+def bench_folder() -> tempfile.TemporaryDirectory[str]:
+    """Where a bench's tests lie until it ends."""
+    return tempfile.TemporaryDirectory(prefix="loadgrid-bench-")
+
+
+def noter(as_json: bool) -> Callable[[str], None]:
+    """Who says how a bench goes: nobody, where the output is for machines."""
+    return (lambda text: None) if as_json else (lambda text: print(text, file=sys.stderr))
 
 
 class Quiet:
