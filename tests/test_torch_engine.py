@@ -12,10 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from orchestrator.pace import Pace
 from tests.drive_backend import MAX_BATCH, PERCEPTRON, answers, wait
-from workers.backends import BackendError, Batch, open_backend
-from workers.backends.slots import Computed, SlotBackend, bucket_sizes
+from tests.made_ragged import HostLane
+from workers.backends import BackendError, Batch, open_backend, torch_engine
+from workers.backends.slots import MOST_SIZES, Computed, SlotBackend, padded_sizes, powers_of_two
+from workers.backends.torch_cuda import CudaSlot
+from workers.backends.torch_network import Network, load_network
 from workers.backends.torch_weights import model_hash
 from workers.models import ModelError, open_model
 from workers.protocol import Responses
@@ -40,8 +46,8 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Callable[[np.ndarray], 
     return library.samples
 
 
-def test_buckets_are_powers_of_two_and_the_largest() -> None:
-    assert [bucket_sizes(n) for n in (1, 2, 6, 8)] == [[1], [1, 2], [1, 2, 4, 6], [1, 2, 4, 8]]
+def test_warm_up_measures_powers_of_two_and_the_largest() -> None:
+    assert [powers_of_two(n) for n in (1, 2, 6, 8)] == [[1], [1, 2], [1, 2, 4, 6], [1, 2, 4, 8]]
 
 
 def loaded(options: dict[str, Any], task: Any = task) -> SlotBackend:
@@ -191,6 +197,111 @@ def test_weights_are_loaded_strictly_and_safely(tmp_path: Path) -> None:
 def test_an_unknown_model_gives_the_nearest_name() -> None:
     with pytest.raises(ModelError, match="did you mean 'efficientnet-lite0'"):
         open_model("efficientnet_lite0", {})
+
+
+# Sizes that batches are padded to
+
+
+@settings(max_examples=100, deadline=None)
+@given(most=st.integers(1, 5000), size=st.integers(1, 5000))
+def test_a_padded_batch_is_little_larger_and_there_are_few_sizes(most: int, size: int) -> None:
+    sizes = padded_sizes(most)
+    assert sizes == sorted(set(sizes)) and sizes[0] == 1 and sizes[-1] == most and len(sizes) <= MOST_SIZES
+    size = min(size, most)
+    padded = next(each for each in sizes if each >= size)
+    if size <= 4:
+        assert padded == size
+    elif size <= 16:
+        assert padded <= size * 4 / 3
+    else:
+        # Sixteen even steps do for 15 % up to 128.
+        assert padded <= size * max(1.15, (most / 16) ** (1 / 16))
+
+
+def test_the_pace_knows_what_a_padded_batch_takes() -> None:
+    sizes = padded_sizes(128)
+    true_s = {n: (1 + 0.05 * next(size for size in sizes if size >= n)) / 1e3 for n in range(1, 129)}
+    pace = Pace([(size, true_s[size]) for size in sizes], 128)
+    for n, seconds in true_s.items():
+        assert 0.87 * seconds < pace.expected_s[n] < 1.001 * seconds
+
+
+@pytest.fixture
+def lane(monkeypatch: pytest.MonkeyPatch) -> HostLane:
+    """The torch engine has one slot that captures, as on a GPU, in the lane given."""
+    lane = HostLane()
+
+    def load(*given: Any) -> Network:
+        network = load_network(*given)
+        network.cuda_graphs = network.padded = True
+        return network
+
+    def slots(network: Network, task: Any, buckets: list[int]) -> list[CudaSlot]:
+        return [CudaSlot(network, task, buckets, lane)]
+
+    monkeypatch.setattr(torch_engine, "load_network", load)
+    monkeypatch.setattr(torch_engine, "_make_slots", slots)
+    return lane
+
+
+def test_every_padded_size_has_a_graph_and_the_smallest_that_suffices_answers(
+    lane: HostLane, samples: Callable[[np.ndarray], list[memoryview]]
+) -> None:
+    backend = open_backend(PERCEPTRON, task, 40)
+    facts = backend.load()
+    sizes = padded_sizes(40)
+    assert facts["graphs"] == lane.captured == len(sizes) == 15 and facts["open_s"] > 0
+    assert [size for size, _ in backend.warm_up()] == sizes
+    assert set(lane.played) == set(range(len(sizes)))  # each has run before the clock starts
+    alone = loaded_alone(samples)
+    for n in range(1, 41):
+        indices = np.roll(np.arange(40), n)[:n]
+        backend.submit(Batch(indices, samples(indices), None))
+        (done,) = wait(backend)
+        assert answers(done) == [alone[index] for index in indices]
+        assert sizes[::-1][lane.played[-1]] == next(size for size in sizes if size >= n)
+    backend.close()
+
+
+def loaded_alone(samples: Callable[[np.ndarray], list[memoryview]]) -> list[bytes]:
+    """The answers to all samples, each computed by itself."""
+    torch.manual_seed(20210406)
+    module = open_model("perceptron", {}).eval()
+    given = torch.from_numpy(task.collate(samples(np.arange(40))))
+    with torch.inference_mode():
+        scores = [module(row[None]) for row in given]
+    return [
+        row.tobytes() for row in task.respond(torch.cat(scores).numpy(), np.arange(40)).blob.reshape(40, -1)
+    ]
+
+
+def test_batches_of_any_size_tell_how_long_their_padded_size_takes(
+    lane: HostLane, samples: Callable[[np.ndarray], list[memoryview]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = open_backend(PERCEPTRON, task, 40)
+    assert isinstance(backend, SlotBackend)
+    backend.load()
+    backend.warm_up()
+    monkeypatch.setattr(lane, "seconds", lambda collate_s: (0.0, 3.0))
+    assert backend.padded and 33 not in backend.buckets
+    before = backend._estimate(33).compute_s
+    backend.submit(Batch(np.arange(33), samples(np.arange(33)), None))
+    wait(backend)
+    assert backend._estimate(33).compute_s == pytest.approx(before + 0.1 * (3.0 - before))
+    backend.close()
+
+
+@pytest.mark.parametrize(("options", "padded"), [({}, False), ({"compile": True}, True)])
+def test_sizes_are_few_where_each_is_compiled_or_none_is_padded(
+    options: dict[str, Any], padded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The compiler itself takes seconds to import.
+    monkeypatch.setattr(Network, "compile", lambda network, *given: setattr(network, "padded", True))
+    backend = open_backend({**PERCEPTRON, **options}, task, 40)
+    assert isinstance(backend, SlotBackend)
+    backend.load()
+    assert backend.buckets == powers_of_two(40) and backend.padded is padded
+    backend.close()
 
 
 # The quickstart's network and photos

@@ -203,7 +203,7 @@ def test_volumes_of_their_own_sizes_need_no_graph() -> None:
             volume = np.arange(size, dtype=np.float32)
             made = slot.compute([memoryview(volume.tobytes())])
             assert made.outputs.tolist() == [(2 * volume).tolist()] and made.counts is None
-    assert slot.facts == {"graphs": 0}
+    assert slot.facts["graphs"] == 0
 
 
 # Buckets and parts

@@ -9,6 +9,7 @@ eventfd.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import queue
 import select
@@ -33,6 +34,13 @@ SLOW_BATCH_S = 2.0
 # Weight of a new measurement in the estimate of a batch's time.
 FRESH = 0.1
 JOIN_TIMEOUT_S = 5.0
+# Batches are padded to one of a few sizes where each size costs something, a CUDA graph say. With so few
+# samples a GPU is not full yet, and a batch takes little longer than one sample.
+SMALL_SIZES = (1, 2, 3, 4, 6, 8, 12, 16)
+# Above them. With powers of two 65 images take what 128 take: in a simulation of ResNet50's Server at
+# 18,000/s (29,500/s in full batches) p99 is 10 ms so and 4 ms with these.
+MOST_PADDING = 0.15
+MOST_SIZES = 24
 
 
 @dataclass(slots=True)
@@ -92,7 +100,8 @@ class SlotBackend:
     """Slots over one network on one device; see Backend for the methods.
 
     `load` gives the slots, not open yet, and the network's facts; `name` is the network's in messages;
-    `around` is entered in each slot's thread.
+    `around` is entered in each slot's thread. `buckets` are the batch sizes that warm-up measures; `padded`:
+    every batch is padded to one of them. An engine sets both in `load`, if not as they are.
     """
 
     needs_samples = True
@@ -107,7 +116,8 @@ class SlotBackend:
     ) -> None:
         self.max_batch = max_batch
         self.answer_bytes = 0
-        self.buckets = bucket_sizes(max_batch)
+        self.buckets = powers_of_two(max_batch)
+        self.padded = False
         self._name = name
         self._task = task
         self._load = load
@@ -273,9 +283,9 @@ class SlotBackend:
         return self._estimates.get(bucket) or _Estimate(0.0, 0.0, 0.0)
 
     def _learn(self, result: _Finished) -> None:
-        """Move the estimate of this batch size towards what was measured."""
+        """Move the estimate of this batch's bucket towards what was measured, if it was computed as such."""
         estimate = self._estimate(len(result.done.batch.samples))
-        if len(result.done.batch.samples) in self.buckets:
+        if self.padded or len(result.done.batch.samples) in self.buckets:
             estimate.feed_s += FRESH * (result.feed_s - estimate.feed_s)
             estimate.compute_s += FRESH * (result.compute_s - estimate.compute_s)
 
@@ -290,10 +300,24 @@ class SlotBackend:
         return BackendError(f"{self._name} failed {where}: {what}: {cause}{hint}")
 
 
-def bucket_sizes(max_batch: int) -> list[int]:
+def powers_of_two(max_batch: int) -> list[int]:
     """Powers of two up to `max_batch`, and `max_batch` itself."""
     sizes = [1 << i for i in range(max_batch.bit_length()) if 1 << i <= max_batch]
     return sizes if sizes[-1] == max_batch else [*sizes, max_batch]
+
+
+def padded_sizes(max_batch: int) -> list[int]:
+    """Sizes to pad batches to, `max_batch` the last: at most 24, each up to 15 % above those before it.
+
+    Above 128, where 24 do not suffice for that, the steps are as much larger: 19 % at 256, 30 % at 1,024.
+    """
+    most = SMALL_SIZES[-1]
+    if max_batch <= most:
+        return [size for size in SMALL_SIZES if size < max_batch] + [max_batch]
+    wanted = math.ceil(math.log(max_batch / most, 1 + MOST_PADDING))
+    steps = min(wanted, MOST_SIZES - len(SMALL_SIZES))
+    larger = [round(most * (max_batch / most) ** (step / steps)) for step in range(1, steps)]
+    return sorted({*SMALL_SIZES, *larger, max_batch})
 
 
 def threads_of(threads: int, workers_on_host: int) -> int:

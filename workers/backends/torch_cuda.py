@@ -19,6 +19,8 @@ from workers.tasks import Task
 CUDA_SLOTS = 2
 # Passes before a capture: the first ones choose algorithms and allocate.
 EAGER_PASSES = 3
+# The largest has chosen algorithms and allocated; the others need a pass only for what is theirs.
+EAGER_PASSES_OF_SMALLER = 1
 
 
 class ComputeTurn:
@@ -127,6 +129,7 @@ class CudaSlot:
         """Allocate from the shapes of a warm-up batch of the largest size, then capture every bucket."""
         lane = self._lane
         lane.open()
+        began = time.perf_counter()
         rows = torch.from_numpy(self._task.collate(self._task.warm_up_samples(self._buckets[-1])))
         with lane.opening():
             self._in_host = lane.pinned(rows.shape, rows.dtype)
@@ -139,9 +142,16 @@ class CudaSlot:
             self._outputs = self._out_host.numpy()
             lane.land()
             if self._network.cuda_graphs:
-                for size in reversed(self._buckets):
-                    self._graphs[size] = lane.capture(lambda size=size: self._forward(size))  # type: ignore[misc]
-        self.facts = {"graphs": len(self._graphs)}
+                self._capture_all()
+        seconds = round(time.perf_counter() - began, 3)
+        self.facts = {"graphs": len(self._graphs), "open_s": seconds}
+
+    def _capture_all(self) -> None:
+        """Capture the largest first: its scratch memory serves the others."""
+        passes = EAGER_PASSES
+        for size in reversed(self._buckets):
+            self._graphs[size] = self._lane.capture(lambda size=size: self._forward(size), passes)  # type: ignore[misc]
+            passes = EAGER_PASSES_OF_SMALLER
 
     def _forward(self, size: int) -> None:
         """From the static input to the static output, which lies outside of the graphs' shared memory."""

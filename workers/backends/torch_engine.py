@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from workers.backends import BackendError, read_options
-from workers.backends.slots import Slot, SlotBackend, threads_of
+from workers.backends.slots import Slot, SlotBackend, padded_sizes, threads_of
 from workers.backends.torch_cuda import CUDA_SLOTS, ComputeTurn, CudaSlot, Lane
 from workers.backends.torch_network import Network, TorchOptions, load_network
 from workers.backends.torch_ragged import RAGGED_SLOTS, RaggedSlot
@@ -31,6 +31,9 @@ def open_engine(options: Mapping[str, Any], task: Task, max_batch: int) -> SlotB
             torch.set_num_threads(threads_of(checked.threads, checked.workers_on_host))
         network = load_network(checked, options, len(backend.buckets), task.ragged)
         backend.check_library = network.check_library
+        backend.padded = network.padded and not task.ragged
+        if backend.padded and not checked.compile:  # to compile for one size takes up to a minute
+            backend.buckets = padded_sizes(max_batch)
         return _make_slots(network, task, backend.buckets), _facts(network)
 
     name = f"{checked.model} on {checked.device}"

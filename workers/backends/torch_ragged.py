@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from workers.backends.slots import Computed
-from workers.backends.torch_cuda import EAGER_PASSES, Lane
+from workers.backends.torch_cuda import EAGER_PASSES, EAGER_PASSES_OF_SMALLER, Lane
 from workers.backends.torch_network import Network
 from workers.backends.torch_slots import bucket_of, refuse_other_total
 from workers.tasks import Task, counts_of
@@ -25,8 +25,6 @@ ROW_GROWTH = 2**0.125
 # The longest of so many warm-up samples, times max_batch, is what the buffers hold.
 SAMPLES_LOOKED_AT = 128
 MOST_STAGED_BYTES = 1 << 31
-# The largest stack has chosen algorithms and allocated; the others need a pass only for what is theirs.
-EAGER_PASSES_OF_SMALLER = 1
 
 
 def row_buckets(most: int) -> list[int]:
