@@ -6,14 +6,15 @@ Parameter names are torchvision's, and so those of the reference's PyTorch check
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from workers.models import ModelError
+from workers.models import ModelError, resnet50_int8
+from workers.models.quantise import Method, Scales
 
 # Blocks and inner channels of layer1 to layer4, by the stem's width.
 STAGES = ((3, 1), (4, 2), (6, 4), (3, 8))
@@ -107,6 +108,20 @@ class ResNet50(nn.Module):
         for block in self.modules():
             if isinstance(block, Bottleneck):
                 block.fold()
+
+    def calibrated(
+        self,
+        batches: Sequence[torch.Tensor],
+        method: Method,
+        correct: bool = True,
+        heard: Callable[[], None] = lambda: None,
+    ) -> dict[str, Any]:
+        """See workers.models."""
+        return resnet50_int8.calibrated(self, batches, method, correct, heard)
+
+    def quantised(self, scales: Scales, device: torch.device) -> nn.Module:
+        """See workers.models."""
+        return resnet50_int8.Int8ResNet50(self, scales, device)
 
     def scores(self, photos: torch.Tensor) -> torch.Tensor:
         """uint8 (n, 224, 224, 3) -> scores (n, 1000)."""
