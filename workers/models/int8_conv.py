@@ -1,4 +1,4 @@
-"""A convolution in int8, computed exactly in plain torch: what the Triton kernels must come to, on any device."""
+"""A convolution in int8, computed exactly in plain torch on any device: what the Triton kernels come to."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ class Int8Conv(nn.Module):
         shape = self.shape
         window = (shape.R, shape.S * shape.C // shape.PITCH)
         total = accumulate(held[self.x], self.w, window, shape.STRIDE, shape.PAD)
-        # The kernel's order and its fused multiply-adds: one rounding to float32 each. It makes 128 + byte of a
-        # byte of the shortcut, which costs one instruction, and takes the 128 from the bias.
+        # The kernel's order and its fused multiply-adds: one rounding to float32 each. It makes 128 + byte of
+        # a byte of the shortcut, which costs one instruction, and takes the 128 from the bias.
         shift = self.bias - 128.0 * self.res_mult if self.res else self.bias
         y = multiply_add(total, self.mult, shift)
         if self.w2 is not None and self.mult2 is not None:

@@ -34,9 +34,9 @@ Pass = Callable[[Any, Observe], torch.Tensor]
 class Scales(BaseModel):
     """What quantises one set of weights, and how it was found: the file of `backend.scales`.
 
-    `model_hash` is that of the weights as loaded; `samples` says from what the scales were made. `activations`
-    is the value of a step, by tensor, `corrections` what is added to a bias, in such steps, by layer and
-    channel. `agreement`, if measured: int8 against fp32 on samples that the scales were not made from.
+    `model_hash` is that of the weights as loaded; `samples` says from what the scales were made.
+    `activations` is the value of a step, by tensor, `corrections` what is added to a bias, in such steps, by
+    layer and channel. `agreement`, if measured: int8 against fp32 on samples that are not among `samples`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)

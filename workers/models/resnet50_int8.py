@@ -30,8 +30,8 @@ FIRST, CLASSIFIER = "conv1", "fc"  # torchvision's names; tensors are named for 
 POOLED = "maxpool"
 # Pixels 0 to 255 enter as -128 to 127, without loss.
 PIXEL_SHIFT = 128
-# The first convolution, 7x7 with stride 2 over 3 channels, as 4x4 with stride 1 over squares of 2x2 pixels: 12
-# bytes and 4 of nothing, so that a row of a tap is 64 bytes in one piece.
+# The first convolution, 7x7 with stride 2 over 3 channels, as 4x4 with stride 1 over squares of 2x2 pixels:
+# 12 bytes and 4 of nothing, so that a row of a tap is 64 bytes in one piece.
 SQUARES, SQUARE_BYTES = 115, 16
 Heard = Callable[[], None]
 
@@ -106,10 +106,10 @@ class Int8ResNet50(nn.Module):
     def means(self, photos: torch.Tensor) -> torch.Tensor:
         """What the classifier sees, float16 (n, 2048), by the exact integers."""
         held = {"photos": pack(photos, self.pads)}
-        for i, layer in enumerate(self.layers):
+        for i in range(len(self.layers)):
             self.step(held, i)
             self.forget(held, i)
-        return self.mean(held[layer.name])
+        return self.mean(held[self.layers[-1].name])
 
     def step(self, held: Tensors, number: int) -> None:
         """Compute layer `number`, and pool after the first."""
@@ -230,7 +230,7 @@ def _first(folded: Any, out_scale: float) -> Int8Conv:
 
 
 def pack(photos: torch.Tensor, pads: torch.Tensor) -> torch.Tensor:
-    """uint8 (n, 224, 224, 3) -> int8 (n, 115, 115, 16): three pixels of `pads` around, squares side by side."""
+    """uint8 (n, 224, 224, 3) -> int8 (n, 115, 115, 16): `pads` around, squares of 2x2 pixels in one piece."""
     n, whole = photos.shape[0], 2 * SQUARES
     x = pads[:3].expand(n, whole, whole, 3).clone()
     x[:, 3 : 3 + SIDE, 3 : 3 + SIDE] = (photos.to(torch.int16) - PIXEL_SHIFT).to(torch.int8)
@@ -270,8 +270,9 @@ def correct_biases(
 ) -> dict[str, list[float]]:
     """What to add to each bias so that its channel's mean over the photos is the float network's.
 
-    Rounding weights and clipping activations shift means, and shifts add up over 50 layers (Nagel et al., ICCV
-    2019, section 4.2; here with data instead of norms). Layer after layer: each sees those before corrected.
+    Rounding weights and clipping activations shift means, and shifts add up over 50 layers (Nagel et al.,
+    ICCV 2019, section 4.2; here with data instead of norms). Layer after layer: each sees those before it
+    corrected.
     """
     photos = sum(len(batch) for batch in batches)
     wanted: dict[str, torch.Tensor] = {}
