@@ -52,6 +52,7 @@ FIELDS = {
     "weights": "file of its weights, or seeded",
     "device": "device that the worker found",
     "precision": "number format of the computation",
+    "scales": "file of its scales, or what they are of; null: not quantised",
     "where": "ray: an actor and TCP; local: the test's own process",
     "payload": "index or value: what travels to the worker",
     "max_batch": "most samples in a batch; the bare loop's batches are full",
@@ -237,7 +238,7 @@ def summary(manifest: Manifest, rounds: list[Round]) -> dict[str, Any]:
     return {
         "manifest": manifest.name,
         "benchmark": manifest.benchmark,
-        **{key: facts.get(key) for key in ("engine", "model", "weights", "precision", "versions")},
+        **{key: facts.get(key) for key in ("engine", "model", "weights", "precision", "scales", "versions")},
         **{key: facts.get(key) for key in ("graphs", "open_s")},
         "device": worker.device,
         "where": manifest.workers.where,

@@ -18,6 +18,7 @@ from orchestrator import (
     __version__,
     bench,
     bench_watch,
+    calibrate_command,
     check_command,
     cluster,
     doctor,
@@ -68,6 +69,7 @@ bench.app.command("watch")(bench_watch.watch)
 app.add_typer(bench.app, name="bench")
 app.command("log")(log_command.show)
 app.command("check")(check_command.check)
+app.command("calibrate")(calibrate_command.calibrate)
 app.command("peak")(peak_command.search)
 app.command("describe-system")(system_command.describe)
 app.command("submit")(submit_command.write)

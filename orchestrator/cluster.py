@@ -35,7 +35,7 @@ STOP_EVERY_S = 0.2
 CONNECT_TIMEOUT_S = 3.0
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # What must be equal in all workers; else they do not compute the same thing.
-SAME = ("model_hash", "library", "code")
+SAME = ("model_hash", "scales_sha256", "library", "code")
 # What should be equal; else a straggler has an explanation.
 ALIKE = ("device", "precision", "python", "versions", "max_batch")
 

@@ -13,6 +13,7 @@ from orchestrator.accuracy import AccuracyError, write_accuracy_txt
 from orchestrator.audit import validate
 from orchestrator.audit_verify import Case, verify
 from orchestrator.findings import Finding
+from orchestrator.findings_data import calibration_findings
 from orchestrator.findings_manifest import (
     index_to_remote_finding,
     network_on_one_host_finding,
@@ -145,6 +146,7 @@ class Evidence:
             "library_expected": self.manifest.task.sha256,
             "workers_code": workers_sha256(),
             "weights_expected": getattr(self.manifest.backend, "weights_sha256", None),
+            "scales_expected": getattr(self.manifest.backend, "scales_sha256", None),
         }
 
     def _loadgen(self, detail: DetailLog, outcome: Outcome) -> dict[str, Any]:
@@ -163,6 +165,7 @@ class Evidence:
         told = {finding.rule for finding in spec.broken_rules}
         found = [finding for finding in found if finding.rule not in told]
         found += opened_findings(spec, self.round, self.library)
+        found += calibration_findings(self.round, self.manifest, crew.facts)
         placed = (
             index_to_remote_finding(self.manifest, self.round, crew.remote_hosts),
             network_on_one_host_finding(self.manifest, self.round, crew.near),

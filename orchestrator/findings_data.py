@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from orchestrator.findings import Finding
@@ -124,6 +124,29 @@ def identity_findings(
     why = f"the prepared data set is not {found.benchmark(benchmark_name).dataset}: {what}"
     source = f"{found.name} benchmarks.{benchmark_name}.reference"
     return [Finding(rule="data_set", why=why, source=source)]
+
+
+def calibration_findings(
+    found: Round, manifest: Manifest, facts: Sequence[Mapping[str, Any]]
+) -> Iterator[Finding]:
+    """Whether scales that the workers computed with were made from the round's own calibration list.
+
+    Every division but open allows no other samples (rules, Quantization). `facts`: the workers' own.
+    """
+    if manifest.division == "open":
+        return
+    benchmark = found.benchmark(manifest.benchmark)
+    made = [fact["calibration"] for fact in facts if fact.get("calibration")]
+    other = [one for one in made if one.get("list_sha256") not in benchmark.reference.calibration_lists]
+    if not other:
+        return
+    what = f"the list {other[0]['list']}" if other[0].get("list") else "generated samples"
+    named = ", ".join(benchmark.reference.calibration_lists.values()) or "which LoadGrid does not know yet"
+    yield Finding(
+        rule="calibration",
+        why=f"the scales were made from {what}, not from the benchmark's calibration list ({named})",
+        source=f"{found.name} benchmarks.{benchmark.name}.reference",
+    )
 
 
 def ground_truth_findings(manifest: Manifest) -> Iterator[Finding]:

@@ -41,9 +41,15 @@ class TorchBackend(Section):
         description="File of weights; relative to the manifest, or package:NAME/FILE. null: seeded weights.",
     )
     weights_sha256: Sha256 | None = Field(default=None, description="Hash that the weights file must have.")
-    precision: Literal["fp32", "fp16", "bf16"] = Field(
-        default="fp32", description="Number format of the computation."
+    precision: Literal["fp32", "fp16", "bf16", "int8"] = Field(
+        default="fp32", description="Number format of the computation. int8: resnet50 only."
     )
+    scales: PathText | None = Field(
+        default=None,
+        description="File of the scales of precision int8, made by loadgrid calibrate; relative to the "
+        "manifest. null: of random samples, with seeded weights only.",
+    )
+    scales_sha256: Sha256 | None = Field(default=None, description="Hash that the scales' file must have.")
     channels_last: bool = Field(default=False, description="Lay images out channels last.")
     cuda_graphs: bool = Field(
         default=True, description="Capture a CUDA graph for every batch size in use (CUDA only)."

@@ -330,11 +330,12 @@ class Manifest(Section):
         return {**options, **{key: self.resolve(text) for key, text in paths.items() if text}}
 
     def backend_options(self) -> dict[str, Any]:
-        """The options for `open_backend`: the engine's fields and the model's options, weights resolved."""
+        """The options for `open_backend`: the engine's fields and the model's options, paths resolved."""
         fields = self.backend.model_dump()
         options = {**fields.pop("options", {}), **fields}
-        if options.get("weights") is not None:
-            options["weights"] = self.resolve(options["weights"])
+        for key in ("weights", "scales"):
+            if options.get(key) is not None:
+                options[key] = self.resolve(options[key])
         return options
 
     def loadgen_folder(self) -> str | None:

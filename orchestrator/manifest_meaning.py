@@ -22,6 +22,7 @@ from orchestrator.manifest_fields import (
     SingleStreamWords,
 )
 from orchestrator.rules import Round, RulesError, load_round, nearest, not_one_of, round_names
+from workers.models import why_not_int8
 
 ENGINES: dict[str, type[BaseModel]] = {
     "echo": EchoBackend,
@@ -223,14 +224,30 @@ def _other_problems(manifest: Manifest) -> Iterator[Problem]:
             )
     if dispatch.index_approval is not None and dispatch.payload == "value":
         yield Problem("dispatch.index_approval", "does nothing with payload value")
-    options = manifest.backend.options if isinstance(manifest.backend, TorchBackend) else {}
-    for key in options:
-        if key in TorchBackend.model_fields:
-            yield Problem(f"backend.options.{key}", "is a field of the engine; write it under backend")
+    if isinstance(manifest.backend, TorchBackend):
+        yield from _torch_problems(manifest.backend)
     if manifest.accuracy_target is not None and "accuracy" not in manifest.runs:
         yield Problem("accuracy_target", "does nothing without an accuracy test; add accuracy to runs")
     if manifest.power is not None and "performance" not in manifest.runs:
         yield Problem("power", "does nothing without a performance test; add performance to runs")
+
+
+def _torch_problems(backend: TorchBackend) -> Iterator[Problem]:
+    for key in backend.options:
+        if key in TorchBackend.model_fields:
+            yield Problem(f"backend.options.{key}", "is a field of the engine; write it under backend")
+    if backend.precision != "int8":
+        for key in ("scales", "scales_sha256"):
+            if getattr(backend, key) is not None:
+                yield Problem(f"backend.{key}", "does nothing without precision int8")
+        return
+    if wrong := why_not_int8(backend.model, backend.channels_last, backend.compile):
+        yield Problem(f"backend.{wrong[0]}", wrong[1])
+    if backend.weights is not None and backend.scales is None:
+        why = "is missing: name the file of the scales of these weights, which loadgrid calibrate makes"
+        yield Problem("backend.scales", why)
+    if backend.scales_sha256 is not None and backend.scales is None:
+        yield Problem("backend.scales_sha256", "does nothing without backend.scales")
 
 
 def _is_wildcard(address: str) -> bool:

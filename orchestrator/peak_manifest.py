@@ -90,7 +90,7 @@ def _resolve_paths(manifest: Manifest, body: dict[str, Any]) -> None:
     """Make every path in a manifest's dumped body absolute: the file lies in another folder."""
     folder = manifest.path.absolute().parent
     places = [(body["task"], key) for key in PATH_OPTIONS]
-    places += [(body["backend"], "weights"), (body.get("loadgen", {}), "path")]
+    places += [(body["backend"], "weights"), (body["backend"], "scales"), (body.get("loadgen", {}), "path")]
     for section, key in places:
         if isinstance(section.get(key), str) and section[key]:
             section[key] = manifest.resolve(section[key])

@@ -69,7 +69,15 @@ def only_the_user(manifests: Sequence[Manifest]) -> Iterator[str]:
         getattr(m.backend, "weights", None) is not None and getattr(m.backend, "weights_sha256", None) is None
         for m in manifests
     )
-    for field, lacking in (("task.sha256", unverified), ("backend.weights_sha256", unweighed)):
+    unscaled = sum(
+        getattr(m.backend, "scales", None) is not None and getattr(m.backend, "scales_sha256", None) is None
+        for m in manifests
+    )
+    for field, lacking in (
+        ("task.sha256", unverified),
+        ("backend.weights_sha256", unweighed),
+        ("backend.scales_sha256", unscaled),
+    ):
         without = f" ({plural(lacking, 'manifest')} without)" if len(manifests) > 1 else ""
         if lacking:
             yield f"Official results also need {field}{without}."
@@ -85,7 +93,9 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     elif isinstance(backend, TorchBackend):
         seeded = "seeded random weights, no checkpoint"
         weights = seeded if backend.weights is None else f"weights {backend.weights}"
-        yield "model", f"{backend.model}, {backend.precision}, {weights}"
+        scales = backend.scales or "of random samples"
+        scaled = f", scales {scales}" if backend.precision == "int8" else ""
+        yield "model", f"{backend.model}, {backend.precision}, {weights}{scaled}"
     else:
         yield "model", f"{backend.model or 'of the file'}, engine {backend.engine}, {backend.weights}"
     yield "data", f"{_data(manifest)}; payload {dispatch.payload}"

@@ -16,7 +16,7 @@ from workers.installed import LocateError, locate
 from workers.models import ModelError, check_name
 from workers.tasks import TaskError, open_task
 
-WEIGHTS, OWN_LOADGEN = "backend.weights", "loadgen.path"
+WEIGHTS, SCALES, OWN_LOADGEN = "backend.weights", "backend.scales", "loadgen.path"
 CLIENT, DOCUMENTS = "power.client", "power.documents"
 _THERE = {"folder": os.path.isdir, "file": os.path.isfile, "file or folder": os.path.exists}
 
@@ -60,8 +60,9 @@ def _refuse_other_task(manifest: Manifest) -> None:
 
 
 def check_files(manifest: Manifest, address: str) -> None:
-    """What must lie here: LoadGen, the power client, and the weights if all workers are here too."""
-    wanted = {OWN_LOADGEN, CLIENT, DOCUMENTS} | ({WEIGHTS} if workers_are_here(manifest, address) else set())
+    """What must lie here: LoadGen, the power client; weights and scales if all workers are here too."""
+    of_workers = {WEIGHTS, SCALES} if workers_are_here(manifest, address) else set()
+    wanted = {OWN_LOADGEN, CLIENT, DOCUMENTS} | of_workers
     for absent in absent_files(manifest):
         if absent.field in wanted:
             raise error_at(manifest, absent.field, absent.why)
@@ -83,7 +84,8 @@ def absent_files(manifest: Manifest) -> Iterator[Absent]:
             yield Absent(field, written, str(error))
             continue
         if not _THERE[kind](place):
-            yield Absent(field, written, f"no such {kind}: {place}")
+            mend = "; `loadgrid calibrate` makes it" if field == SCALES else ""
+            yield Absent(field, written, f"no such {kind}: {place}{mend}")
     yield from _absent_client(manifest)
 
 
@@ -112,6 +114,9 @@ def _named_files(manifest: Manifest) -> Iterator[tuple[str, str, str]]:
     weights = getattr(manifest.backend, "weights", None)
     if weights is not None:
         yield WEIGHTS, weights, "folder" if manifest.backend.engine == "ctranslate2" else "file"
+    scales = getattr(manifest.backend, "scales", None)
+    if scales is not None:
+        yield SCALES, scales, "file"
 
 
 def not_here(manifests: Sequence[Manifest]) -> str | None:

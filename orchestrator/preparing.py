@@ -13,6 +13,7 @@ from orchestrator.phrases import bar, clock, duration, plural, size
 from workers.library_reader import CHECKING, CONTINUING, PREPARING, WAITING
 
 BAR_CELLS = 30
+CALIBRATING = "calibrating"  # a step that no library knows
 # A guess from less is wild.
 FEWEST_FOR_GUESS = 20
 
@@ -51,6 +52,8 @@ class Preparing:
             yield f"{done:,} of {plural(total, 'sample')} kept from an earlier prepare"
         elif self.step == PREPARING:
             yield f"{done:,} of {plural(total, 'sample')}"
+        elif self.step == CALIBRATING:
+            yield f"{done:,} of {plural(total, 'step')}"
         else:
             yield f"{plural(total, 'sample')} written"
         left_s = self._left_s(now_s)

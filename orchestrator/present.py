@@ -24,7 +24,7 @@ VERSIONS = ("python", "code", *PACKAGES)
 
 @dataclass(frozen=True)
 class Present:
-    """Hashes and versions of now. `weights` None: the backend has none; "": they cannot be told from here.
+    """Hashes and versions of now. `weights`, `scales` None: the backend names none; "": not to be told here.
 
     `loadgens` are the hashes of LoadGen, and of our own generator, by the name of the file in records ("" for
     any other name); one that is not here has no hash.
@@ -36,6 +36,7 @@ class Present:
     loadgens: dict[str, str]
     commit: str | None
     versions: dict[str, str | None]
+    scales: str | None = None
 
 
 def present_of(manifest: Manifest, library: Library) -> Present:
@@ -49,7 +50,21 @@ def present_of(manifest: Manifest, library: Library) -> Present:
         loadgens={OWN_FILE: generator_sha256(), "": _sha256(official)},
         commit=commit_of()["commit"],
         versions={name: known.get(name) for name in VERSIONS},
+        scales=_scales(manifest),
     )
+
+
+def _scales(manifest: Manifest) -> str | None:
+    """As the torch engine reports it."""
+    written = getattr(manifest.backend, "scales", None)
+    if written is None:
+        return None
+    if expected := getattr(manifest.backend, "scales_sha256", None):
+        return str(expected)
+    try:
+        return sha256_of(locate(manifest.resolve(written)))
+    except (LocateError, BackendError):
+        return ""  # on the workers' hosts alone
 
 
 def _weights(manifest: Manifest) -> str | None:

@@ -76,7 +76,8 @@ def changes(spec: TestSpec, record: Record, present: Present) -> Iterator[str]:
         yield "the test's settings have changed"
     if record.hashes.get("library") != present.library:
         yield "the data set has changed"
-    yield from _other_weights(record, present)
+    for what, now in (("weights", present.weights), ("scales", present.scales)):
+        yield from _other_weights(record, what, now)
     file = str(record.loadgen.get("file"))
     now = present.loadgens.get(file, present.loadgens.get(""))
     if not now or record.loadgen.get("sha256") != now:
@@ -90,8 +91,11 @@ def changes(spec: TestSpec, record: Record, present: Present) -> Iterator[str]:
             yield "LoadGrid's code has changed" if code else f"{name} was {before} and is {version}"
 
 
-def _other_weights(record: Record, present: Present) -> Iterator[str]:
-    if present.weights == "":
-        yield "the weights are not on this host and backend.weights_sha256 does not name them"
-    elif any(worker.facts.get("weights_sha256") != present.weights for worker in record.workers):
-        yield "the weights have changed"
+def _other_weights(record: Record, what: str, now: str | None) -> Iterator[str]:
+    """Whether the workers' weights, or scales, were others; scales of random samples follow the weights."""
+    if now == "":
+        yield f"the {what} are not on this host and backend.{what}_sha256 does not name them"
+    elif what == "scales" and now is None:
+        return
+    elif any(worker.facts.get(f"{what}_sha256") != now for worker in record.workers):
+        yield f"the {what} have changed"

@@ -73,12 +73,14 @@ class Reference(_Frozen):
     """What LoadGrid calls the benchmark's data set and network: workers/tasks/ and workers/models/.
 
     `identity` is what the task makes of the data set's own list, `sample_bytes` the size of all its samples.
+    `calibration_lists` are the reference's lists of calibration samples: sha256 of the file -> its name.
     """
 
     task: str
     model: str
     identity: str | None = None
     sample_bytes: int | None = None
+    calibration_lists: dict[str, str] = Field(default_factory=dict)
 
 
 class Benchmark(_Frozen):

@@ -215,6 +215,7 @@ def missing_evidence(
         missing.append("checkpoint: backend.weights_sha256 is not given, so the weights are not verified")
     elif not facts or any(fact.get("weights_sha256") != hashes["weights_expected"] for fact in facts):
         missing.append("checkpoint: not every worker showed weights with the hash backend.weights_sha256")
+    missing += _missing_scales(facts, hashes.get("scales_expected"))
     if hashes["library_expected"] is None:
         missing.append("data set: task.sha256 is not given, so the data set is not verified")
     elif hashes["library"] != hashes["library_expected"]:
@@ -229,3 +230,13 @@ def missing_evidence(
     if own is not None and any(fact.get("code") not in (None, own) for fact in facts):
         missing.append("code: a worker's LoadGrid is not the one on this host")
     return missing
+
+
+def _missing_scales(facts: Sequence[dict[str, Any]], expected: str | None) -> list[str]:
+    """What a quantised network's result must show of its scales; those of seeded weights prove nothing."""
+    scaled = [fact for fact in facts if fact.get("scales_sha256") and fact.get("weights") != "seeded"]
+    if scaled and expected is None:
+        return ["calibration: backend.scales_sha256 is not given, so the scales are not verified"]
+    if any(fact["scales_sha256"] != expected for fact in scaled):
+        return ["calibration: not every worker showed scales with the hash backend.scales_sha256"]
+    return []

@@ -20,7 +20,7 @@ from workers.models.int8_conv import ConvShape, Int8Conv, Tensors
 from workers.models.int8_tiles import Table, Tiles, Ways, candidates
 from workers.models.resnet50_int8 import Int8ResNet50, pack
 
-TIME_BUDGET_S = 120
+TIME_BUDGET_S = 300
 
 CUDA = torch.cuda.is_available()
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

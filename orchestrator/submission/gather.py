@@ -260,6 +260,7 @@ _SAME = {
     "manifest": lambda test: str(test.record.hashes.get("manifest")),
     "data set": lambda test: str(test.record.hashes.get("library")),
     "weights": lambda test: _of_workers(test, "weights_sha256"),
+    "scales": lambda test: _of_workers(test, "scales_sha256"),
     "network": lambda test: ", ".join(sorted({worker.model_hash for worker in test.record.workers})),
     "LoadGen": lambda test: str(test.record.loadgen.get("sha256")),
     "commit of LoadGrid": lambda test: str(test.record.versions.get("commit")),

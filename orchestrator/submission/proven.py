@@ -183,6 +183,7 @@ def _reasons(found: Round, test: Test) -> Iterator[str]:
         "library": record.hashes.get("library"),
         "library_expected": test.manifest.task.sha256,
         "weights_expected": getattr(test.manifest.backend, "weights_sha256", None),
+        "scales_expected": getattr(test.manifest.backend, "scales_sha256", None),
     }
     loadgen = {"version": None, "sha256": None} | record.loadgen
     yield from missing_evidence(facts, test.manifest.backend.engine, hashes, record.versions, loadgen)

@@ -29,7 +29,11 @@ def open_engine(options: Mapping[str, Any], task: Task, max_batch: int) -> SlotB
     def load() -> tuple[list[Slot], dict[str, Any]]:
         if checked.device == "cpu":
             torch.set_num_threads(threads_of(checked.threads, checked.workers_on_host))
-        network = load_network(checked, options, len(backend.buckets), task.ragged)
+
+        def samples(count: int) -> np.ndarray:
+            return task.collate(task.warm_up_samples(count))
+
+        network = load_network(checked, options, len(backend.buckets), task.ragged, samples)
         backend.check_library = network.check_library
         backend.padded = network.padded and not task.ragged
         if backend.padded and not checked.compile:  # to compile for one size takes up to a minute

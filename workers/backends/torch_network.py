@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from workers.backends import BackendError
+from workers.backends.torch_int8 import quantised, refuse_int8
 from workers.backends.torch_weights import load_weights, model_hash
 from workers.library import Library
 from workers.models import ModelError, open_model
 
 # Every worker builds seeded weights from this, so that all agree.
 WEIGHTS_SEED = 20210406
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# Of int8 it is what the network is loaded in, before it is quantised.
+PRECISIONS = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "int8": torch.float32,
+}
 DEVICES = ("cpu", "cuda")
 LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by dimensions of a weight
 
@@ -28,11 +36,14 @@ class TorchOptions:
 
     These are `device` and `workers_on_host`. `threads` 0 means the host's cores divided by its workers; an
     empty `weights` means seeded ones; `precision` fp32 means fp32, TF32 (10 bits of mantissa) stays off.
+    `scales` are those of precision int8; empty, with seeded weights alone, means scales of random samples.
     """
 
     model: str = ""
     weights: str = ""
     weights_sha256: str = ""
+    scales: str = ""
+    scales_sha256: str = ""
     precision: str = "fp32"
     channels_last: bool = False
     cuda_graphs: bool = True
@@ -107,8 +118,40 @@ class Network:
         return y.float() if y.dtype is torch.bfloat16 else y, new_counts
 
 
-def load_network(options: TorchOptions, raw: Mapping[str, Any], shapes: int, ragged: bool = False) -> Network:
-    """Build what `options` name; BackendError: unknown model, precision or device, or unusable weights."""
+def load_network(
+    options: TorchOptions,
+    raw: Mapping[str, Any],
+    shapes: int,
+    ragged: bool = False,
+    samples: Callable[[int], np.ndarray] | None = None,
+) -> Network:
+    """Build what `options` name; BackendError: unknown model, precision or device, or unusable weights.
+
+    `samples` gives inputs of any number of random samples, from which precision int8 may have to take scales.
+    """
+    device, dtype = _device(options), PRECISIONS[options.precision]
+    module, facts = load_folded(options, raw, device, dtype)
+    if options.precision == "int8":
+        module, more = quantised(module, facts, (options.scales, options.scales_sha256), device, samples)
+        facts |= more
+    else:
+        _convert(module, device, dtype)
+    if options.channels_last:
+        _lay_out(module)
+    network = Network(module, device, dtype, facts)
+    if options.compile:
+        network.compile(shapes, ragged)
+    network.cuda_graphs = device.type == "cuda" and options.cuda_graphs and network.graphable
+    network.padded = network.padded or network.cuda_graphs
+    if device.type == "cuda":
+        # Shapes are fixed per bucket; where they change with every batch, trying algorithms out never ends.
+        torch.backends.cudnn.benchmark = network.cuda_graphs or not ragged
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    return network
+
+
+def _device(options: TorchOptions) -> torch.device:
+    """The device; BackendError for words that are none, and for a precision that the model does not have."""
     for word, known, key in (
         (options.precision, PRECISIONS, "precision"),
         (options.device, DEVICES, "device"),
@@ -117,7 +160,15 @@ def load_network(options: TorchOptions, raw: Mapping[str, Any], shapes: int, rag
             raise BackendError(f"backend.{key} cannot be {word!r}; it is one of {', '.join(known)}")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise BackendError("the worker was given a GPU but torch finds none: install a CUDA build of torch")
-    device, dtype = torch.device(options.device), PRECISIONS[options.precision]
+    if options.precision == "int8":
+        refuse_int8(options.model, options.channels_last, options.compile)
+    return torch.device(options.device)
+
+
+def load_folded(
+    options: TorchOptions, raw: Mapping[str, Any], device: torch.device, dtype: torch.dtype
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The module with its weights, folded but not converted yet, and what a record says of it."""
     module = _build(options, raw, device, dtype)
     weights = {"weights": "seeded"}
     if options.weights:
@@ -133,20 +184,7 @@ def load_network(options: TorchOptions, raw: Mapping[str, Any], shapes: int, rag
     if hasattr(module, "fold"):
         with torch.no_grad():
             module.fold()
-    module.requires_grad_(False)
-    _convert(module, device, dtype)
-    if options.channels_last:
-        _lay_out(module)
-    network = Network(module, device, dtype, facts)
-    if options.compile:
-        network.compile(shapes, ragged)
-    network.cuda_graphs = device.type == "cuda" and options.cuda_graphs and network.graphable
-    network.padded = network.padded or network.cuda_graphs
-    if device.type == "cuda":
-        # Shapes are fixed per bucket; where they change with every batch, trying algorithms out never ends.
-        torch.backends.cudnn.benchmark = network.cuda_graphs or not ragged
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    return network
+    return module.requires_grad_(False), facts
 
 
 def _build(

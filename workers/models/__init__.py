@@ -25,6 +25,15 @@ and the module
         the counts of a ragged batch lie on the CPU; such a module is not graphable
     full_precision = ("name", ...)
         submodules that are not converted to the precision
+
+and, where the network can be computed in int8 (INT8), when folded and not converted,
+
+    calibrated(batches, method, correct, heard) -> {"activations": ..., "corrections": ...}
+        the numbers of quantise.Scales, from batches of the task's samples; heard(done, total) tells how far
+    quantised(scales, device) -> nn.Module
+        the same network in int8, with the same inputs and outputs
+    scores(batch) -> tensor (n, ...)
+        of both modules: by these int8 is held against fp32
 """
 
 from __future__ import annotations
@@ -53,6 +62,10 @@ _MODELS = {
 }
 
 
+# Those that can be computed in int8.
+INT8 = ("resnet50",)
+
+
 class ModelError(Exception):
     """A model or its weights cannot be used; the text names the model or file, and the mend."""
 
@@ -63,6 +76,16 @@ def check_name(name: str | None) -> None:
         close = difflib.get_close_matches(name, _MODELS, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ModelError(f"there is no model {name!r}{hint}; models: {', '.join(sorted(_MODELS))}")
+
+
+def why_not_int8(model: str, channels_last: bool, compiled: bool) -> tuple[str, str] | None:
+    """The field of `backend` that precision int8 cannot go with, and why; None if it can."""
+    if model not in INT8:
+        return "precision", f"int8 is for model {' or '.join(INT8)}, not for {model}"
+    for field, given in (("channels_last", channels_last), ("compile", compiled)):
+        if given:
+            return field, "does not go with precision int8, which has its own layout; leave it out"
+    return None
 
 
 def open_model(

@@ -22,7 +22,6 @@ BINS = 4096
 CLIPS = 100
 # Digits after the point of a bias correction, in steps: far below what rounding to whole steps can show.
 CORRECTION_DIGITS = 5
-FORMAT = "loadgrid-scales-1"
 
 Method = Literal["mse", "max"]
 # Told the name and the values of every tensor that will be int8, before a ReLU cuts it.
@@ -41,7 +40,7 @@ class Scales(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    format: Literal["loadgrid-scales-1"] = FORMAT
+    format: Literal["loadgrid-scales-1"] = "loadgrid-scales-1"
     model: str
     model_hash: str
     weights: str
@@ -85,9 +84,9 @@ def read_scales(data: bytes) -> Scales:
 
 
 def activation_scales(
-    run: Pass, batches: Sequence[Any], method: Method, heard: Callable[[], None] = lambda: None
+    run: Pass, batches: Sequence[Any], method: Method, step: Callable[[], None] = lambda: None
 ) -> dict[str, float]:
-    """The scale of every tensor that `run` tells of, over all batches. `heard` is called after each pass.
+    """The scale of every tensor that `run` tells of, over all batches. `step` is called after each pass.
 
     max: the largest value is the last step. mse: of CLIPS largest values the one with the least squared
     error over all values seen, rounding and clipping together.
@@ -106,7 +105,7 @@ def activation_scales(
     for observe in (see_top, see_counts) if method == "mse" else (see_top,):
         for batch in batches:
             run(batch, observe)
-            heard()
+            step()
     if method == "max":
         return {name: top / TOP for name, top in tops.items()}
     return {name: least_error(counts[name], top) / TOP for name, top in tops.items()}

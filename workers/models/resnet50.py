@@ -114,7 +114,7 @@ class ResNet50(nn.Module):
         batches: Sequence[torch.Tensor],
         method: Method,
         correct: bool = True,
-        heard: Callable[[], None] = lambda: None,
+        heard: Callable[[int, int], None] = lambda done, total: None,
     ) -> dict[str, Any]:
         """See workers.models."""
         return resnet50_int8.calibrated(self, batches, method, correct, heard)

@@ -33,7 +33,7 @@ PIXEL_SHIFT = 128
 # The first convolution, 7x7 with stride 2 over 3 channels, as 4x4 with stride 1 over squares of 2x2 pixels:
 # 12 bytes and 4 of nothing, so that a row of a tap is 64 bytes in one piece.
 SQUARES, SQUARE_BYTES = 115, 16
-Heard = Callable[[], None]
+Heard = Callable[[int, int], None]  # told how many steps are done, of how many
 
 
 def blocks(folded: Any) -> Iterator[tuple[str, Any]]:
@@ -241,32 +241,33 @@ def pack(photos: torch.Tensor, pads: torch.Tensor) -> torch.Tensor:
 # ---- the way to the scales ----
 
 
-def passes(method: Method, batches: int, correct: bool) -> int:
-    """How often `calibrated` will call `heard`."""
-    layers = 49
-    return (2 if method == "mse" else 1) * batches + ((1 + layers) * batches if correct else 0)
-
-
 def calibrated(
     folded: Any,
     batches: Sequence[torch.Tensor],
     method: Method,
     correct: bool = True,
-    heard: Heard = lambda: None,
+    heard: Heard = lambda done, total: None,
 ) -> dict[str, Any]:
     """`activations` and `corrections` of Scales, from uint8 photos on the network's device."""
+    passes = (2 if method == "mse" else 1) + (1 + len(tensor_names(folded)) if correct else 0)
+    total, done = passes * len(batches), 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        heard(done, total)
 
     def run(batch: torch.Tensor, observe: Observe) -> torch.Tensor:
         return float_scores(folded, batch, observe)
 
-    found = activation_scales(run, batches, method, heard)
-    corrections = correct_biases(folded, found, batches, heard) if correct else {}
+    found = activation_scales(run, batches, method, step)
+    corrections = correct_biases(folded, found, batches, step) if correct else {}
     return {"activations": found, "corrections": corrections}
 
 
 @torch.no_grad()
 def correct_biases(
-    folded: Any, activations: dict[str, float], batches: Sequence[torch.Tensor], heard: Heard = lambda: None
+    folded: Any, activations: dict[str, float], batches: Sequence[torch.Tensor], step: Callable[[], None]
 ) -> dict[str, list[float]]:
     """What to add to each bias so that its channel's mean over the photos is the float network's.
 
@@ -284,7 +285,7 @@ def correct_biases(
     exact = torch.zeros(())
     for batch in batches:
         exact = exact.to(batch.device) + float_scores(folded, batch, add).double().sum(0) / photos
-        heard()
+        step()
     device = exact.device
     plain = Scales(
         model="", model_hash="", weights="", method="max", samples={}, activations=activations, corrections={}
@@ -302,7 +303,7 @@ def correct_biases(
         for some in held:
             network.step(some, i)
             network.forget(some, i)
-            heard()
+            step()
     last = network.layers[-1].name
     means = torch.cat([network.mean(some[last]) for some in held]).double()
     found = functional.linear(means.mean(0), network.fc_weight.double(), network.fc_bias.double())

@@ -172,7 +172,7 @@ class Launches:
                 )
 
     def _buffer(self, lane: int, place: str, size: int) -> torch.Tensor:
-        """Memory for one lane and place, as large as was ever needed; an engine captures its largest first."""
+        """Memory of one lane and place, as large as was ever needed; an engine captures its largest first."""
         found = self._buffers.get((lane, place))
         if found is None or found.numel() < size:
             if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():

@@ -1,0 +1,121 @@
+"""Scales of a network's weights from prepared samples: post-training quantisation, as the rules allow it."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from workers.backends import BackendError, read_options
+from workers.backends.slots import threads_of
+from workers.backends.torch_int8 import refuse_int8
+from workers.backends.torch_network import TorchOptions, load_folded
+from workers.library import Library
+from workers.models import ModelError
+from workers.models.quantise import Method, Scales, agreement
+from workers.tasks import Task
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples of a prepared data set, by their indices."""
+
+    library: Library
+    indices: np.ndarray
+
+    def batches(self, task: Task, device: torch.device) -> list[torch.Tensor]:
+        """The samples as the network takes them, BATCH at a time."""
+        found = []
+        for start in range(0, len(self.indices), BATCH):
+            some = self.indices[start : start + BATCH]
+            self.library.load(some)
+            found.append(torch.from_numpy(task.collate(self.library.samples(some)).copy()).to(device))
+            self.library.unload(some)
+        return found
+
+
+def calibrate(
+    options: Mapping[str, Any],
+    task: Task,
+    samples: Samples,
+    others: Samples | None,
+    method: Method,
+    about: Mapping[str, Any],
+    heard: Callable[[int, int], None] = lambda done, total: None,
+) -> Scales:
+    """The scales of the weights that `options`, those of `backend`, name; BackendError if they have none.
+
+    `about` says what the samples are; `others` are those on which int8 is held against fp32. `heard` is told
+    how many steps are done, of how many.
+    """
+    checked = read_options(TorchOptions, options)
+    refuse_int8(checked.model, checked.channels_last, checked.compile)
+    device = torch.device(checked.device)
+    torch.set_num_threads(threads_of(checked.threads, 1))
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    with torch.inference_mode():
+        module, facts = load_folded(replace(checked, precision="fp32"), options, device, torch.float32)
+        network: Any = module.to(device)
+        batches = samples.batches(task, device)
+        parts = network.calibrated(batches, method, True, heard)
+        made = Scales(
+            model=facts["model"],
+            model_hash=facts["model_hash"],
+            weights=facts["weights"],
+            weights_sha256=facts.get("weights_sha256"),
+            method=method,
+            samples={**about, "count": len(samples.indices), **_versions(device)},
+            **parts,
+        )
+        if others is None:
+            return made
+        try:
+            quantised = network.quantised(made, device)
+        except ModelError as error:
+            raise BackendError(str(error)) from None
+        told = _compare(network, quantised, others.batches(task, device))
+    return made.model_copy(update={"agreement": told})
+
+
+def _compare(network: Any, quantised: Any, batches: Sequence[torch.Tensor]) -> dict[str, float]:
+    exact = torch.cat([network.scores(batch).float().cpu() for batch in batches])
+    found = torch.cat([quantised.scores(batch).float().cpu() for batch in batches])
+    return {name: round(value, 6) for name, value in agreement(found, exact).items()}
+
+
+def _versions(device: torch.device) -> dict[str, str]:
+    """What computed the scales; they may differ in the last digits elsewhere."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {"device": name, "torch": str(torch.__version__)}
+
+
+def unlike(task: Task, library: Library, known: Samples, count: int) -> Samples:
+    """Up to `count` samples of `library` that are not among `known`, from all over it.
+
+    They are told apart by their bytes: a calibration list names samples of the very data set.
+    """
+    used = set(_hashes(known.library, known.indices))
+    found: list[int] = []
+    for index in np.random.default_rng(0).permutation(library.count):
+        if len(found) == count:
+            break
+        if not used.intersection(_hashes(library, np.array([index]))):
+            found.append(int(index))
+    return Samples(library, np.array(sorted(found), np.int64))
+
+
+def _hashes(library: Library, indices: np.ndarray) -> list[bytes]:
+    library.load(indices)
+    return [hashlib.sha256(sample).digest() for sample in library.samples(indices)]
+
+
+def has_cuda() -> bool:
+    """Whether this host has a GPU that torch finds."""
+    return torch.cuda.is_available()

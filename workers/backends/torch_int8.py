@@ -1,0 +1,104 @@
+"""Precision int8 of the torch engine: the file of scales, checked against the weights that it is for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from workers.backends import BackendError
+from workers.installed import LocateError, locate
+from workers.models import ModelError, why_not_int8
+from workers.models.quantise import Scales, read_scales
+
+LARGEST_SCALES_BYTES = 1 << 26
+# Random samples that stand in for a calibration: no answer of seeded weights means anything.
+SIZING_SAMPLES = 4
+SIZING = "of random samples"
+
+
+def refuse_int8(model: str, channels_last: bool, compiled: bool) -> None:
+    """BackendError if the network cannot be computed in int8, or not so."""
+    if wrong := why_not_int8(model, channels_last, compiled):
+        raise BackendError(f"backend.{wrong[0]}: {wrong[1]}")
+
+
+def quantised(
+    module: Any,
+    facts: Mapping[str, Any],
+    file: tuple[str, str],
+    device: torch.device,
+    samples: Callable[[int], np.ndarray] | None,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The folded module in int8 on its device, and what a record says of its scales.
+
+    `file`: path of the scales and the sha256 that it must have. `facts`: of the module's weights. Without a
+    file seeded weights are scaled by random `samples`, so that a machine can be sized without any data.
+    """
+    scales, sha256 = _read(*file) if file[0] else _sizing(module, facts, samples)
+    if scales.model != facts["model"] or scales.model_hash != facts["model_hash"]:
+        raise BackendError(
+            f"backend.scales: {file[0]} was made for other weights ({scales.model}, {scales.weights}, "
+            f"model_hash {scales.model_hash[:12]}) than these ({facts['model']}, {facts['weights']}, "
+            f"{facts['model_hash'][:12]}); make scales of these with `loadgrid calibrate`"
+        )
+    try:
+        made = module.quantised(scales, device)
+    except ModelError as error:
+        raise BackendError(f"backend.scales: {error}") from None
+    told = {
+        "scales": locate(file[0]).name if file[0] else SIZING,
+        "scales_sha256": sha256,
+        "calibration": {
+            "method": scales.method,
+            "biases": "corrected" if scales.corrections else "as they were",
+            **scales.samples,
+            **({"agreement": scales.agreement} if scales.agreement else {}),
+        },
+    }
+    if made.kernels is not None:
+        told["kernels"] = made.kernels.facts()
+    return made, told
+
+
+def _read(path: str, wanted_sha256: str) -> tuple[Scales, str]:
+    """The file's scales, and its sha256; BackendError where it is not as the manifest says."""
+    try:
+        file = locate(path)
+        if file.stat().st_size > LARGEST_SCALES_BYTES:
+            raise BackendError(f"backend.scales: {file} is too large for a file of scales")
+        data = file.read_bytes()
+    except LocateError as error:
+        raise BackendError(f"backend.scales: {error}") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise BackendError(
+            f"backend.scales: {path} cannot be read ({why}); `loadgrid calibrate` makes it"
+        ) from None
+    sha256 = hashlib.sha256(data).hexdigest()
+    if wanted_sha256 not in ("", sha256):
+        raise BackendError(f"backend.scales: {file} has sha256 {sha256}, not backend.scales_sha256")
+    try:
+        return read_scales(data), sha256
+    except ModelError as error:
+        raise BackendError(f"backend.scales: {file}: {error}; `loadgrid calibrate` makes one") from None
+
+
+def _sizing(
+    module: Any, facts: Mapping[str, Any], samples: Callable[[int], np.ndarray] | None
+) -> tuple[Scales, str]:
+    """Scales of random samples, for seeded weights alone. On the CPU, so that all workers have the same."""
+    if facts["weights"] != "seeded" or samples is None:
+        raise BackendError(
+            "backend.scales is missing: precision int8 needs the scales of these weights; `loadgrid "
+            "calibrate` makes the file that it names"
+        )
+    about = {"model": facts["model"], "model_hash": facts["model_hash"], "weights": "seeded", "method": "max"}
+    batch = torch.from_numpy(samples(SIZING_SAMPLES))
+    parts = module.calibrated([batch], "max", False)
+    scales = Scales(samples={"generated": True, "count": SIZING_SAMPLES}, **about, **parts)
+    return scales, scales.sha256()
