@@ -27,7 +27,7 @@ from workers.library import Library
 from workers.library_reader import sha256_of
 from workers.tasks import open_task
 
-# Of generated samples, which are all alike; a list is taken whole.
+# Of generated samples, which are all alike, and half of them at most; a list is taken whole.
 GENERATED_SAMPLES = 64
 
 ManifestFile = Annotated[
@@ -43,9 +43,7 @@ CalibrationList = Annotated[
 ]
 Method = Annotated[
     Literal["mse", "max"],
-    typer.Option(
-        help="mse: the scale with the least squared error. max: the largest value is the last step."
-    ),
+    typer.Option(help="mse: the scale of the least squared error. max: the largest value is the last step."),
 ]
 Compare = Annotated[
     int,
@@ -108,7 +106,7 @@ def _with_list(manifest: Manifest, listing: Path | None) -> Manifest:
         return manifest
     if listing is None and not task.options.get("calibration"):
         raise typer.BadParameter(
-            "the reference's list of calibration samples is missing (mlcommons/inference, folder calibration)",
+            "name the reference's list of calibration samples (mlcommons/inference, folder calibration)",
             param_hint="LISTING",
         )
     body: dict[str, Any] = {"name": task.name, "path": task.path, **task.options}
@@ -123,7 +121,8 @@ def _made(chosen: Manifest, calibrated: Manifest, method: Method, compare: int, 
     from workers.backends.torch_calibration import Samples, calibrate, unlike
 
     library = open_library(calibrated, console)
-    count = min(library.count, GENERATED_SAMPLES) if _generated(calibrated) else library.count
+    half = max(1, library.count // 2)
+    count = min(half, GENERATED_SAMPLES) if _generated(calibrated) else library.count
     samples = Samples(library, np.arange(count))
     task = open_task(calibrated.task.name, calibrated.task_options())
     others = None
@@ -131,13 +130,12 @@ def _made(chosen: Manifest, calibrated: Manifest, method: Method, compare: int, 
         whole = library if _generated(calibrated) else open_library(chosen, console)
         others = unlike(task, whole, samples, compare)
         if not len(others.indices):
-            raise error_at(
-                chosen, "task", "holds no sample that is not calibrated with: nothing to compare on"
-            )
-    console.preparing(f"scales of {chosen.backend.model}")
+            raise error_at(chosen, "task", "holds no sample beside the calibration's: nothing to compare on")
+    options = _options(chosen)
+    console.preparing(f"scales of {options['model']}")
     try:
         return calibrate(
-            _options(chosen),
+            options,
             task,
             samples,
             others,
@@ -182,13 +180,7 @@ def _told(manifest: Manifest, place: Path, scales: Any) -> list[tuple[str, Text]
         made = f"the {samples['count']:,} samples of {samples['list']}, which is no list of the reference: "
         made += "for the open division only"
     rows = [("file", str(place)), ("weights", scales.weights), ("made from", made), ("method", scales.method)]
-    if scales.agreement:
-        told = scales.agreement
-        rows.append(
-            (
-                "against fp32",
-                f"{told['top1']:.2%} of {told['samples']:,.0f} other samples have the same best answer; cosine "
-                f"of the scores {told['cosine']:.4f}",
-            )
-        )
+    if told := scales.agreement:
+        same = f"the same best answer for {told['top1']:.2%} of {told['samples']:,.0f} other samples"
+        rows.append(("against fp32", f"{same}; cosine of the scores {told['cosine']:.4f}"))
     return [(name, Text(text, overflow="fold")) for name, text in rows]
