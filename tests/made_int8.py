@@ -45,7 +45,7 @@ def norms_as_trained(model: Any, seed: int = 11) -> Any:
             part.reset_running_stats()
             part.momentum = None  # the mean of what is seen
     model.train()
-    model.scores(pictures(4, 1))
+    model.scores(pictures(2, 1))
     model.eval()
     w = torch.randn(model.fc.weight.shape, generator=made)
     model.fc.weight.copy_(w * 3 / w.shape[1] ** 0.5)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orchestrator.submission.bandwidth_document import bandwidth_document
 from orchestrator.submission.bandwidth_document import wanted as bandwidth_wanted
+from orchestrator.submission.calibrated import calibrated
 from orchestrator.submission.cell_files import write_results, write_settings
 from orchestrator.submission.documents import (
     SOURCE,
@@ -162,7 +163,8 @@ def _because(plan: Plan, cell: Evidence) -> tuple[str, ...]:
 def _calibration(plan: Plan) -> str:
     formats = [facts["weight_data_types"] for facts in plan.facts.values()]
     needed = any(quantised(facts) for facts in plan.facts.values())
-    return calibration(plan.wishes.calibration, formats, needed, plan.wishes.draft)
+    told = calibrated([cell for cell in plan.cells if quantised(plan.facts[cell.benchmark, cell.scenario])])
+    return calibration(plan.wishes.calibration, formats, needed, plan.wishes.draft, told)
 
 
 def _write_rest(plan: Plan, tree: TreeWriter) -> tuple[list[str], list[str]]:

@@ -100,13 +100,17 @@ def _fault(path: Path) -> str | None:
     return None
 
 
-def calibration(given: Path | None, weights: Sequence[str], needed: bool, draft: bool) -> str:
-    """The calibration document: as given, or that nothing was quantised, where that is so.
+def calibration(
+    given: Path | None, weights: Sequence[str], needed: bool, draft: bool, told: str | None = None
+) -> str:
+    """The calibration document: as given, as the records tell, or that nothing was quantised, if so.
 
     `needed`: some weights have fewer than 16 bits, so the rules ask for a description.
     """
     if given is not None:
         return given_text(given, "--calibration")
+    if told is not None:
+        return told
     formats = ", ".join(sorted(set(weights)))
     if needed and not draft:
         raise SubmitError(

@@ -73,6 +73,8 @@ def _transformations(backend: Any, facts: Mapping[str, Any]) -> dict[str, str]:
         return {"weight_transformations": "none: onnxruntime computes the file as it is"}
     if isinstance(backend, TorchBackend):
         cast = "" if backend.precision == "fp32" else f", cast to {backend.precision}"
+        if backend.precision == "int8":
+            cast = f", quantised after training to int8 by {facts.get('scales')}"
         loaded = f"loaded into LoadGrid's PyTorch network {facts.get('model', backend.model)}{cast}"
         return {"weight_transformations": loaded}
     return {}

@@ -83,8 +83,10 @@ def candidates(shape: ConvShape) -> list[Tiles]:
                 found.append(Tiles(bm, bn, bk, warps, stages))
                 if shape.R > 1 and stages == 3:  # only windows meet pixels again
                     found.append(Tiles(bm, bn, bk, warps, stages, 1))
-        if shape.R == 1 and shape.C % 256 == 0 and sums <= 64 and not shape.C2:
-            found.append(Tiles(bm, bn, 256, warps, min(3, max(1, shape.C // 256))))
+        stages = min(3, shape.C // 256)
+        fits = sums <= 64 and (bm + bn) * 256 * stages <= PIPELINE_BYTES
+        if fits and shape.R == 1 and shape.C % 256 == 0 and not shape.C2:
+            found.append(Tiles(bm, bn, 256, warps, stages))
     return list(dict.fromkeys(found))
 
 

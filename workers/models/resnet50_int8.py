@@ -78,7 +78,7 @@ class Int8ResNet50(nn.Module):
         last = self.layers[-1].shape
         self.pool_scale = scales.activations[self.layers[-1].name] / (last.P * last.Q)
         self.register_buffer("fc_weight", folded.fc.weight.detach().half())
-        self.register_buffer("fc_bias", folded.fc.bias.detach().float())
+        self.register_buffer("fc_bias", folded.fc.bias.detach().float().clone())
         for name, values in scales.corrections.items():
             bias = self.fc_bias if name == CLASSIFIER else self.get_submodule(self.layer_names()[name]).bias
             bias += torch.tensor(values, device=bias.device)

@@ -1,0 +1,57 @@
+"""What the calibration document of a submission says of networks that `loadgrid calibrate` has quantised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator.submission.gather import Evidence
+
+METHODS = {
+    "mse": "the scale with the least squared error over all values on the calibration samples, rounding and "
+    "clipping together",
+    "max": "the largest value on the calibration samples is the last step",
+}
+
+
+def calibrated(cells: Sequence[Evidence]) -> str | None:
+    """The document for cells with quantised networks, from the workers' own words.
+
+    None where there is no such cell, or one whose workers do not tell how it was calibrated.
+    """
+    found: dict[str, list[str]] = {}
+    for cell in cells:
+        facts = cell.performance.model_facts
+        if not isinstance(facts.get("calibration"), Mapping):
+            return None
+        found.setdefault(_network(facts), []).append(f"{cell.benchmark} {cell.scenario}")
+    if not found:
+        return None
+    parts = [f"== {', '.join(where)}\n\n{text}" for text, where in found.items()]
+    head = "= Calibration\n\nQuantised after training by `loadgrid calibrate`, without retraining.\n\n"
+    return head + "\n".join(parts)
+
+
+def _network(facts: Mapping[str, Any]) -> str:
+    """One network's paragraph, a fact a line."""
+    made = facts["calibration"]
+    count = made.get("count", "an unknown number of")
+    samples = f"the {count} samples of `{made.get('list')}` (sha256 {made.get('list_sha256')})"
+    if not made.get("list"):
+        samples = f"{count} generated samples, none of the data set"
+    method = METHODS.get(str(made.get("method")), made.get("method"))
+    corrected = "each is moved by what keeps its channel's mean over the calibration samples that of fp32"
+    lines = [
+        f"Weights before: `{facts.get('weights')}`, sha256 {facts.get('weights_sha256') or 'none'}.",
+        f"Calibration samples: {samples}; as prepared, sha256 {made.get('library') or 'none'}.",
+        f"Activations: int8, symmetric, one scale a tensor: {method}.",
+        "Weights: int8, symmetric, one scale an output channel: its largest absolute value is step 127.",
+        f"Biases: {corrected if made.get('biases') == 'corrected' else 'as they were'}; fp32.",
+        "Sums: int32. What is no convolution is computed in fp16.",
+        f"Scales: `{facts.get('scales')}`, sha256 {facts.get('scales_sha256')}.",
+    ]
+    told = made.get("agreement")
+    if isinstance(told, Mapping) and {"top1", "samples"} <= told.keys():
+        same = f"{100 * float(told['top1']):.2f} % of {int(told['samples'])} samples not calibrated with"
+        lines.append(f"Against fp32: the same best answer for {same}.")
+    return "".join(f"* {line}\n" for line in lines)
