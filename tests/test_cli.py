@@ -28,7 +28,7 @@ from tests.test_manifest import BAD, GOOD
 TIME_BUDGET_S = 60
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = [[], ["run"], ["plan"], ["prepare"], ["doctor"], ["schema"], ["bench"]]
+COMMANDS = [[], ["run"], ["plan"], ["prepare"], ["calibrate"], ["doctor"], ["schema"], ["bench"]]
 COMMANDS += [["bench", "null"], ["bench", "sweep"], ["bench", "offline"]]
 
 

@@ -1,0 +1,303 @@
+"""Precision int8 from the manifest to the record: scales are made, found, verified and told of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from orchestrator import cli
+from orchestrator.findings_data import calibration_findings
+from orchestrator.manifest import ManifestError, load_manifest, parse_manifest
+from orchestrator.preflight import absent_files, check_files
+from orchestrator.present import Present
+from orchestrator.resume import changes
+from orchestrator.rules import load_round
+from orchestrator.submission.calibrated import calibrated
+from orchestrator.verdict import missing_evidence
+from tests import made_imagenet
+from tests.drive_backend import wait
+from tests.made_int8 import pictures
+from workers.backends import BackendError, Batch, open_backend
+from workers.backends.torch_int8 import SIZING
+from workers.models import open_model
+from workers.models.quantise import Scales, read_scales
+from workers.tasks import open_task
+
+TIME_BUDGET_S = 40
+
+NARROW = {"engine": "torch", "model": "resnet50", "width": 2, "threads": 1}
+INT8 = {**NARROW, "precision": "int8"}
+MANIFEST = """
+name: narrow
+round: v6.1
+suite: datacenter,edge
+division: DIVISION
+benchmark: resnet
+scenarios: [Offline]
+task: {name: imagenet, TASK}
+backend: {engine: torch, model: resnet50, precision: int8, threads: 1, options: {width: 2}, BACKEND}
+workers: {where: local, max_batch: 2}
+"""
+OFFICIAL = "7662247d1d9407d6cb564268f64c5a4a6cf9f1a34fd2e6cdc3b94dcf278b3dc9"
+
+
+def text(task: str = "generated: 6", backend: str = "scales: s.json", division: str = "open") -> str:
+    return MANIFEST.replace("TASK", task).replace("BACKEND", backend).replace("DIVISION", division)
+
+
+# Manifests
+
+
+@pytest.mark.parametrize(
+    ("backend", "field", "told"),
+    [
+        ("weights: w.pth", "backend.scales", "loadgrid calibrate makes"),
+        ("scales_sha256: " + "a" * 64, "backend.scales_sha256", "does nothing without backend.scales"),
+        ("channels_last: true", "backend.channels_last", "does not go with precision int8"),
+        ("compile: true", "backend.compile", "does not go with precision int8"),
+    ],
+)
+def test_what_int8_does_not_go_with_is_told_at_its_field(backend: str, field: str, told: str) -> None:
+    with pytest.raises(ManifestError, match=told) as caught:
+        parse_manifest(text(backend=backend).encode())
+    assert caught.value.field == field
+
+
+def test_other_networks_and_precisions_refuse_int8s_fields() -> None:
+    other = text().replace("model: resnet50", "model: perceptron")
+    with pytest.raises(ManifestError, match="int8 is for model resnet50, not for perceptron"):
+        parse_manifest(other.encode())
+    with pytest.raises(ManifestError, match="does nothing without precision int8"):
+        parse_manifest(text().replace("int8", "fp16").encode())
+    for more in ({"model": "perceptron"}, {"channels_last": True}, {"compile": True}):
+        with pytest.raises(BackendError, match="int8"):
+            open_backend({**INT8, **more}, open_task("imagenet", {"generated": 1}), 1).load()
+
+
+def test_scales_lie_beside_the_manifest_and_must_be_there(tmp_path: Path) -> None:
+    manifest = parse_manifest(text().encode(), tmp_path / "m.yaml")
+    assert manifest.backend_options()["scales"] == str(tmp_path / "s.json")
+    assert [one.field for one in absent_files(manifest)] == ["backend.scales"]
+    with pytest.raises(ManifestError, match="loadgrid calibrate"):
+        check_files(manifest, "local")
+
+
+# The engine
+
+
+def answers(options: dict[str, Any], count: int = 2) -> tuple[dict[str, Any], list[int]]:
+    """A backend's facts and its classes for made pictures."""
+    backend = open_backend(options, open_task("imagenet", {"generated": 1, "response": "int64"}), 2)
+    facts = backend.load()
+    samples = [memoryview(photo.numpy().tobytes()) for photo in pictures(count, 3)]
+    backend.submit(Batch(np.arange(count), samples, None))
+    (done,) = wait(backend)
+    backend.close()
+    return facts, done.responses.blob.view(np.int64).tolist()
+
+
+def seeded() -> Any:
+    torch.manual_seed(20210406)
+    model: Any = open_model("resnet50", {"width": 2}).eval().requires_grad_(False)
+    model.fold()
+    return model
+
+
+@pytest.fixture(scope="module")
+def scales(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of scales for the seeded weights of the engine."""
+    facts, _ = answers(NARROW, 1)
+    parts = seeded().calibrated([pictures(2, 8)], "max")
+    about = {"model": "resnet50", "model_hash": facts["model_hash"], "weights": "seeded", "method": "max"}
+    file = tmp_path_factory.mktemp("scales") / "s.json"
+    listed = {"count": 2, "list": "l.txt", "list_sha256": "b" * 64}
+    file.write_bytes(Scales(samples=listed, **about, **parts).written())
+    return file
+
+
+def test_the_engine_computes_the_quantised_network_and_tells_of_its_scales(scales: Path) -> None:
+    sha256 = hashlib.sha256(scales.read_bytes()).hexdigest()
+    facts, found = answers({**INT8, "scales": str(scales), "scales_sha256": sha256})
+    quantised = seeded().quantised(read_scales(scales.read_bytes()), torch.device("cpu"))
+    assert found == quantised(pictures(2, 3)).tolist()
+    assert (facts["precision"], facts["scales"], facts["scales_sha256"]) == ("int8", "s.json", sha256)
+    made = {"method": "max", "biases": "corrected", "count": 2, "list": "l.txt", "list_sha256": "b" * 64}
+    assert facts["calibration"] == made and "kernels" not in facts
+
+
+def test_seeded_weights_can_be_sized_without_a_file_and_say_so() -> None:
+    first, second = answers(INT8)[0], answers(INT8)[0]
+    assert first["scales"] == SIZING and first["calibration"]["generated"] is True
+    assert first["scales_sha256"] == second["scales_sha256"] and first["weights"] == "seeded"
+
+
+def test_scales_that_are_not_these_weights_own_are_refused(scales: Path, tmp_path: Path) -> None:
+    def why(**options: Any) -> str:
+        with pytest.raises(BackendError) as caught:
+            answers({**INT8, **options}, 1)
+        return str(caught.value)
+
+    other = tmp_path / "other.json"
+    body = json.loads(scales.read_bytes())
+    other.write_text(json.dumps({**body, "model_hash": "f" * 64}))
+    assert "was made for other weights" in why(scales=str(other))
+    assert "was made for other weights" in why(scales=str(scales), normalize="vgg")
+    assert "not backend.scales_sha256" in why(scales=str(scales), scales_sha256="0" * 64)
+    assert "`loadgrid calibrate` makes it" in why(scales=str(tmp_path / "none.json"))
+    other.write_text("{}")
+    assert "it is no file of scales" in why(scales=str(other))
+    other.write_text(json.dumps({**body, "corrections": {"conv1": [1.0]}}))
+    assert "channels of conv1" in why(scales=str(other))
+    torch.save(open_model("resnet50", {"width": 2}).state_dict(), tmp_path / "w.pth")
+    assert "backend.scales is missing" in why(weights=str(tmp_path / "w.pth"))
+
+
+# loadgrid calibrate
+
+
+@pytest.fixture
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Callable[..., tuple[int, str]]]:
+    monkeypatch.setenv("LOADGRID_CACHE", str(tmp_path / "cache"))
+    threads = torch.get_num_threads()
+
+    def called(*arguments: str | Path) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["loadgrid", "calibrate", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err + said.out
+        return int(left.value.code or 0), " ".join((said.out + said.err).split())
+
+    yield called
+    torch.set_num_threads(threads)
+
+
+def test_the_references_list_makes_scales_that_a_run_takes(
+    call: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    made_imagenet.write(tmp_path / "data", 4, seed=2)
+    listing = tmp_path / "list.txt"
+    listing.write_text("ILSVRC2012_val_00000003.JPEG\nILSVRC2012_val_00000001.JPEG 1\n")
+    file = tmp_path / "m.yaml"
+    file.write_text(text("path: data"))
+    assert call(file)[0] == 2  # without a list
+    code, said = call(file, listing, "--compare", 9)
+    assert code == 0 and "made from the 2 samples of list.txt, which is no list of the reference" in said
+    made = read_scales((tmp_path / "s.json").read_bytes())
+    assert made.samples["list"] == "list.txt" and made.samples["count"] == 2 and made.method == "mse"
+    assert made.samples["list_sha256"] == hashlib.sha256(listing.read_bytes()).hexdigest()
+    assert made.agreement is not None and made.agreement["samples"] == 2.0  # those not in the list
+    assert f"backend.scales_sha256: {made.sha256()}" in said
+    facts, _ = answers({**INT8, "scales": str(tmp_path / "s.json"), "scales_sha256": made.sha256()}, 1)
+    assert facts["calibration"]["agreement"] == made.agreement
+    before = (tmp_path / "s.json").read_bytes()
+    code, said = call(file, listing)
+    assert code == 2 and "is there already" in said and (tmp_path / "s.json").read_bytes() == before
+
+
+def test_generated_samples_do_for_sizing_and_are_told_of(
+    call: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    file = tmp_path / "m.yaml"
+    file.write_text(text())
+    assert "generated samples have no list" in call(file, file)[1]
+    code, said = call(file, "--method", "max")
+    assert code == 0 and "3 generated samples: for sizing, never official" in said
+    assert read_scales((tmp_path / "s.json").read_bytes()).samples["generated"] is True
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("scales: s.json", ""), "backend.scales: must name the file"),
+        (("scales: s.json", "scales: none/s.json"), "there is no folder"),
+        (("precision: int8, ", "precision: fp32, "), "does nothing without precision int8"),
+        (("scales: s.json", "scales: s.json, weights: w.pth"), "backend.weights: no such file"),
+        (("generated: 6", "path: nowhere, calibration: m.yaml"), "task.path: no such file or folder"),
+    ],
+)
+def test_what_calibrate_cannot_begin_with_is_told(
+    call: Callable[..., tuple[int, str]], tmp_path: Path, change: tuple[str, str], told: str
+) -> None:
+    file = tmp_path / "m.yaml"
+    file.write_text(text().replace(*change))
+    code, said = call(file)
+    assert code == 2 and told in said and not (tmp_path / "s.json").exists()
+
+
+# Evidence
+
+
+def test_every_division_but_open_wants_the_references_list() -> None:
+    closed = parse_manifest(text("path: d", "weights: w, scales: s", "closed").encode())
+    for made, told in (
+        ({"list": "cal_image_list_option_1.txt", "list_sha256": OFFICIAL}, None),
+        ({"list": "mine.txt", "list_sha256": "e" * 64}, "from the list mine.txt"),
+        ({"generated": True}, "from generated samples"),
+    ):
+        found = list(calibration_findings(load_round("v6.1"), closed, [{"calibration": made}, {}]))
+        assert [told in one.why for one in found] == ([True] if told else [])
+        opened = closed.model_copy(update={"division": "open"})
+        assert not list(calibration_findings(load_round("v6.1"), opened, [{"calibration": made}]))
+
+
+def test_scales_that_nobody_verified_are_no_evidence() -> None:
+    hashes: dict[str, str | None] = {"library": "l", "library_expected": "l", "weights_expected": "w"}
+
+    def missing(expected: str | None, *scales: str | None) -> list[str]:
+        facts = [{"weights_sha256": "w", "scales_sha256": one} for one in scales]
+        loadgen = {"version": "6", "sha256": "x"}
+        return missing_evidence(
+            facts, "torch", {**hashes, "scales_expected": expected}, {"commit": "c"}, loadgen
+        )
+
+    assert missing("s", "s", "s") == missing(None, None) == []
+    assert "scales_sha256 is not given" in missing(None, "s")[0]
+    assert "not every worker" in missing("s", "s", "t")[0]
+
+
+def test_other_scales_run_a_test_again(tmp_path: Path) -> None:
+    from tests.test_resume import PRESENT, SPECS, good
+
+    record = good(SPECS[0])
+    workers = [w.model_copy(update={"facts": {**w.facts, "scales_sha256": "s"}}) for w in record.workers]
+    record = record.model_copy(update={"workers": workers})
+    for scales, told in (("s", []), ("t", ["the scales have changed"]), (None, [])):
+        assert list(changes(SPECS[0], record, Present(**vars(PRESENT) | {"scales": scales}))) == told
+    (unknown,) = changes(SPECS[0], record, Present(**vars(PRESENT) | {"scales": ""}))
+    assert "backend.scales_sha256 does not name them" in unknown
+
+
+class Cell:
+    """Of a submission's cell what the document reads."""
+
+    def __init__(self, scenario: str, facts: dict[str, Any]) -> None:
+        self.benchmark, self.scenario, self.performance = "resnet", scenario, self
+        self.model_facts = facts
+
+
+def test_the_calibration_document_says_what_the_workers_said() -> None:
+    made = {"method": "mse", "biases": "corrected", "count": 500, "list": "list.txt", "list_sha256": "e" * 64}
+    told = {"calibration": {**made, "agreement": {"top1": 0.991, "samples": 5000.0}}, "scales": "s.json"}
+    cells: list[Any] = [Cell("Offline", told), Cell("Server", told)]
+    document = calibrated(cells)
+    assert document is not None and document.count("== ") == 1
+    assert "== resnet Offline, resnet Server" in document
+    assert "the 500 samples of `list.txt` (sha256 " + "e" * 64 in document
+    assert "99.10 % of 5000 samples" in document and "least squared error" in document
+    assert calibrated([*cells, Cell("SingleStream", {})]) is None and calibrated([]) is None  # type: ignore[list-item]
+
+
+def test_the_sizing_manifest_asks_for_what_there_is() -> None:
+    manifest = load_manifest(Path(__file__).parents[1] / "manifests" / "sizing" / "resnet50-int8.yaml")
+    assert manifest.backend_options()["precision"] == "int8" and not list(absent_files(manifest))
