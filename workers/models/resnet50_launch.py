@@ -83,7 +83,8 @@ class Launches:
     def facts(self) -> dict[str, Any]:
         """What a record says of the kernels."""
         ways = self.table.ways
-        return {"tiles": self.table.of, "lanes": ways.lanes, "chunk": ways.chunk}
+        version = str(int8_kernels.triton.__version__)
+        return {"triton": version, "tiles": self.table.of, "lanes": ways.lanes, "chunk": ways.chunk}
 
     def means(self, photos: torch.Tensor) -> torch.Tensor:
         """uint8 (n, 224, 224, 3) -> float16 (n, 2048), what the classifier sees."""
