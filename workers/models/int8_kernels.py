@@ -58,6 +58,77 @@ ADD_WORDS = tl.constexpr("=f,=f,=f,=f,r,f,f,f,f,f,f,f,f")
 
 
 # fmt: off
+@triton.jit
+def project(
+    x2, w2, pixel, n, C2: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):
+    """The 1x1 convolution of a shortcut, float32 [BM, BN]; `pixel` of x2 belongs to each row."""
+    k = tl.arange(0, BK)
+    a_at = x2 + ((pixel * C2)[:, None] + k[None, :])
+    b_at = w2 + (n[:, None] * C2 + k[None, :])
+    acc = tl.zeros((BM, BN), tl.int32)
+    for i in range(C2 // BK):
+        a = tl.load(a_at + i * BK)
+        b = tl.load(b_at + i * BK)
+        acc = tl.dot(a, tl.trans(b), acc, out_dtype=tl.int32)
+    return acc.to(tl.float32)
+
+
+@triton.jit
+def taps_inside(
+    top, left, H: tl.constexpr, W: tl.constexpr, R: tl.constexpr, S: tl.constexpr, BM: tl.constexpr,
+):
+    """int32 [BM]; bit r * S + s: that tap of the window, whose corner is given, lies inside of the image."""
+    valid = tl.zeros((BM,), tl.int32)
+    for bit in tl.static_range(R * S):
+        h = top + bit // S
+        v = left + bit % S
+        valid += ((h >= 0) & (h < H) & (v >= 0) & (v < W)).to(tl.int32) << bit
+    return valid
+
+
+@triton.jit
+def convolve(
+    a_at, b_at, valid, W: tl.constexpr, PITCH: tl.constexpr, C: tl.constexpr, R: tl.constexpr,
+    S: tl.constexpr, PAD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):
+    """The sums over a window, int32 [BM, BN]; `a_at`, `b_at`: the first BK bytes of each row and channel."""
+    acc = tl.zeros((BM, BN), tl.int32)
+    for i in range(C // BK * R * S):  # all taps of some channels, then of the next: they share pixels
+        tap = i % (R * S)
+        c = i // (R * S) * BK
+        offset = ((tap // S) * W + tap % S) * PITCH + c
+        if PAD > 0:
+            a = tl.load(a_at + offset, mask=((valid >> tap) & 1)[:, None] != 0, other=0)
+        else:
+            a = tl.load(a_at + offset)
+        b = tl.load(b_at + (tap * C + c))
+        acc = tl.dot(a, tl.trans(b), acc, out_dtype=tl.int32)
+    return acc
+
+
+@triton.jit
+def add_shortcut(y, shortcut, res_mult, BM: tl.constexpr, BN: tl.constexpr, ASM: tl.constexpr):
+    """y + (128 + shortcut) * res_mult."""
+    if ASM:
+        rate = tl.zeros((BM, BN), tl.float32) + res_mult
+        return tl.inline_asm_elementwise(
+            ADD, ADD_WORDS, [shortcut, y, rate], dtype=tl.float32, is_pure=True, pack=4
+        )
+    else:  # noqa: RET505 - Triton compiles one of the two
+        bits = (shortcut.to(tl.int32) << 16) | 0x43000000
+        return tl.fma(bits.to(tl.float32, bitcast=True), res_mult, y)
+
+
+@triton.jit
+def to_bytes(y, ASM: tl.constexpr):
+    """float32 from 0 on -> int8, rounded to nearest even, at most 127."""
+    if ASM:
+        return tl.inline_asm_elementwise(PACK, "=r,r,r,r,r", [y], dtype=tl.int8, is_pure=True, pack=4)
+    else:  # noqa: RET505
+        return (tl.minimum(y, 127.0) + ROUNDER).to(tl.int32, bitcast=True).to(tl.int8)
+
+
 @triton.jit(do_not_specialize=["M"])
 def conv(
     x, w, mult, bias, res, x2, w2, mult2, out, res_mult, M,
@@ -83,50 +154,29 @@ def conv(
     m = (pid // TILES_N) * BM + tl.arange(0, BM)
     n = (pid % TILES_N) * BN + tl.arange(0, BN)
     inside = (m < M)[:, None]
+    at = m[:, None] * N + n[None, :]
     row = tl.minimum(m, M - 1)  # rows beyond the end read the last one: no mask in the loop
-    k = tl.arange(0, BK)
-    if RES:  # asked for early, needed late
-        shortcut = tl.load(res + (m[:, None] * N + n[None, :]), mask=inside, other=0)
-
     image = row // (P * Q)
     p = (row % (P * Q)) // Q
     q = row % Q
+    if RES:  # asked for early, needed late
+        shortcut = tl.load(res + at, mask=inside, other=0)
     if C2 > 0:
-        K2: tl.constexpr = min(BK, C2)
-        k2 = tl.arange(0, K2)
-        start2 = ((image * (P * STRIDE2) + p * STRIDE2) * (Q * STRIDE2) + q * STRIDE2) * C2
-        a2_at = x2 + (start2[:, None] + k2[None, :])
-        b2_at = w2 + (n[:, None] * C2 + k2[None, :])
-        acc2 = tl.zeros((BM, BN), tl.int32)
-        for i in range(C2 // K2):
-            a = tl.load(a2_at + i * K2)
-            b = tl.load(b2_at + i * K2)
-            acc2 = tl.dot(a, tl.trans(b), acc2, out_dtype=tl.int32)
-        projected = acc2.to(tl.float32)
+        pixel = (image * (P * STRIDE2) + p * STRIDE2) * (Q * STRIDE2) + q * STRIDE2
+        projected = project(x2, w2, pixel, n, C2, BM, BN, min(BK, C2))
 
     if R == 1 and STRIDE == 1:
         start = row * PITCH
     else:
         start = ((image * H + p * STRIDE - PAD) * W + q * STRIDE - PAD) * PITCH
-    if PAD > 0:  # bit r * S + s: that tap lies inside of the image
-        valid = tl.zeros((BM,), tl.int32)
-        for bit in tl.static_range(R * S):
-            h = p * STRIDE - PAD + bit // S
-            v = q * STRIDE - PAD + bit % S
-            valid += ((h >= 0) & (h < H) & (v >= 0) & (v < W)).to(tl.int32) << bit
+    if PAD > 0:
+        valid = taps_inside(p * STRIDE - PAD, q * STRIDE - PAD, H, W, R, S, BM)
+    else:
+        valid = row
+    k = tl.arange(0, BK)
     a_at = x + (start[:, None] + k[None, :])
     b_at = w + (n[:, None] * (R * S * C) + k[None, :])
-    acc = tl.zeros((BM, BN), tl.int32)
-    for i in range(C // BK * R * S):  # all taps of some channels, then of the next: they share pixels
-        tap = i % (R * S)
-        c = i // (R * S) * BK
-        offset = ((tap // S) * W + tap % S) * PITCH + c
-        if PAD > 0:
-            a = tl.load(a_at + offset, mask=((valid >> tap) & 1)[:, None] != 0, other=0)
-        else:
-            a = tl.load(a_at + offset)
-        b = tl.load(b_at + (tap * C + c))
-        acc = tl.dot(a, tl.trans(b), acc, out_dtype=tl.int32)
+    acc = convolve(a_at, b_at, valid, W, PITCH, C, R, S, PAD, BM, BN, BK)
 
     shift = tl.load(bias + n)
     if RES:
@@ -135,20 +185,8 @@ def conv(
     if C2 > 0:
         y = tl.fma(projected, tl.load(mult2 + n)[None, :], y)
     if RES:
-        if ASM:
-            rate = tl.zeros((BM, BN), tl.float32) + res_mult
-            y = tl.inline_asm_elementwise(
-                ADD, ADD_WORDS, [shortcut, y, rate], dtype=tl.float32, is_pure=True, pack=4
-            )
-        else:
-            bits = (shortcut.to(tl.int32) << 16) | 0x43000000
-            y = tl.fma(bits.to(tl.float32, bitcast=True), res_mult, y)
-    y = tl.maximum(y, 0.0)
-    if ASM:
-        z = tl.inline_asm_elementwise(PACK, "=r,r,r,r,r", [y], dtype=tl.int8, is_pure=True, pack=4)
-    else:
-        z = (tl.minimum(y, 127.0) + ROUNDER).to(tl.int32, bitcast=True).to(tl.int8)
-    tl.store(out + (m[:, None] * N + n[None, :]), z, mask=inside)
+        y = add_shortcut(y, shortcut, res_mult, BM, BN, ASM)
+    tl.store(out + at, to_bytes(tl.maximum(y, 0.0), ASM), mask=inside)
 
 
 @triton.jit
