@@ -178,11 +178,11 @@ def test_every_layer_of_the_network_computes_the_exact_integers_of_its_inputs(
 
 
 @pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
-@pytest.mark.parametrize("ways", [Ways(lanes=2), Ways(chunk=2), Ways(lanes=2, chunk=3), Ways(asm=False)])
+@pytest.mark.parametrize("ways", [Ways(lanes=2), Ways(chunk=16), Ways(lanes=2, chunk=5), Ways(asm=False)])
 def test_every_way_through_the_layers_comes_to_the_same(network: Int8ResNet50, ways: Ways) -> None:
     from workers.models.resnet50_launch import Launches
 
-    photos = pictures(8, 3).to(DEVICE)
+    photos = pictures(64, 3).to(DEVICE)
     expected = Launches(network, Table()).means(photos)
     assert torch.equal(Launches(network, Table(ways=ways)).means(photos), expected)
 

@@ -22,6 +22,8 @@ NETWORK = "resnet50"
 MOST_PHOTOS = (1 << 31) // 802_816 - 1
 # The last layer that works on a chunk of the batch at a time; after it tensors are small.
 LAST_CHUNKED = "layer1.2.conv3"
+# Fewer photos do not fill the GPU even in one lane.
+LEAST_PER_LANE = 32
 PACK_BLOCK, POOL_ROWS, MEAN_BLOCK = 2048, 64, 256
 # Triton's interpreter knows no assembly.
 INTERPRETED = int8_kernels.triton.knobs.runtime.interpret
@@ -91,13 +93,11 @@ class Launches:
         n, lanes = photos.shape[0], self.table.ways.lanes
         if n > MOST_PHOTOS:
             raise ModelError(f"a batch of precision int8 holds {MOST_PHOTOS} photos at most, not {n}")
-        if n % lanes:
-            lanes = 1
+        if lanes == 1 or n % lanes or n < lanes * LEAST_PER_LANE:
+            return self._part(photos, 0)
         while len(self._streams) < lanes - 1:
             self._streams.append(torch.cuda.Stream())
         parts = photos.split(n // lanes)
-        if lanes == 1:
-            return self._part(photos, 0)
         here, beside = torch.cuda.current_stream(), self._streams[: lanes - 1]
         means = [torch.empty(0)] * lanes
         for lane, stream in enumerate(beside, 1):
