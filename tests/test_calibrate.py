@@ -16,15 +16,19 @@ import torch
 from orchestrator import cli
 from orchestrator.findings_data import calibration_findings
 from orchestrator.manifest import ManifestError, load_manifest, parse_manifest
+from orchestrator.paths import RECORD
 from orchestrator.preflight import absent_files, check_files
 from orchestrator.present import Present
+from orchestrator.record import read_record
 from orchestrator.resume import changes
 from orchestrator.rules import load_round
+from orchestrator.submission.build import Wishes, submit
 from orchestrator.submission.calibrated import calibrated
 from orchestrator.verdict import missing_evidence
 from tests import made_imagenet
 from tests.drive_backend import wait
 from tests.made_int8 import pictures
+from tests.made_runs import made_run, made_system, rerecord
 from workers.backends import BackendError, Batch, open_backend
 from workers.backends.torch_int8 import SIZING
 from workers.models import open_model
@@ -296,6 +300,34 @@ def test_the_calibration_document_says_what_the_workers_said() -> None:
     assert "the 500 samples of `list.txt` (sha256 " + "e" * 64 in document
     assert "99.10 % of 5000 samples" in document and "least squared error" in document
     assert calibrated([*cells, Cell("SingleStream", {})]) is None and calibrated([]) is None  # type: ignore[list-item]
+
+
+def test_a_submission_gets_its_calibration_document_from_the_records(tmp_path: Path) -> None:
+    backend = (
+        "{{engine: torch, model: {model}, precision: int8, weights: w/net.pth, weights_sha256: "
+        + "a" * 64
+        + ", scales: s.json, scales_sha256: "
+        + "b" * 64
+        + "}}"
+    )
+    run = made_run(tmp_path / "runs", backend=backend)
+    made = {"method": "mse", "biases": "corrected", "count": 500, "library": "f" * 64}
+    made |= {"list": "cal_image_list_option_1.txt", "list_sha256": OFFICIAL}
+    told = {"precision": "int8", "scales": "s.json", "scales_sha256": "b" * 64, "calibration": made}
+    for folder in run.iterdir():
+        if (folder / RECORD).exists():
+            workers = read_record(folder / RECORD).workers
+            more = [w.model_copy(update={"facts": {**w.facts, **told}}) for w in workers]
+            rerecord(folder, workers=more)
+    system = made_system(tmp_path)
+    built = submit([run], system, tmp_path / "tree", Wishes())
+    documents = built.root / "closed/ACME/documentation/calibration.adoc"
+    assert "cal_image_list_option_1.txt" in documents.read_text()
+    (readme,) = built.root.glob("closed/*/results/*/*/*/README.md")
+    assert "s.json (sha256 " + "b" * 64 in readme.read_text()
+    described = next(built.root.glob("closed/*/results/*/*/*/measurements.json"))
+    assert json.loads(described.read_text())["weight_data_types"] == "int8"
+    assert "quantised after training to int8 by s.json" in described.read_text()
 
 
 def test_the_sizing_manifest_asks_for_what_there_is() -> None:

@@ -98,6 +98,9 @@ def _measured(told: Described) -> str:
         "Samples reach the workers": _payload(record),
         "Security of the links": record.security,
     }
+    if facts.get("scales"):
+        made = f"{facts['scales']} (sha256 {facts.get('scales_sha256')}), see the calibration document"
+        rows["Scales of the quantised network"] = made
     return "## What was measured\n\n" + _table(rows)
 
 
@@ -174,6 +177,8 @@ def _sources(told: Described) -> str:
         if weights
         else ""
     )
+    if scales := getattr(told.cell.performance.manifest.backend, "scales", None):
+        network += f" `backend.scales` (here `{scales}`) is what `loadgrid calibrate` made of them."
     return ((data if task.path else f"Task {task.name} makes its own samples. ") + network).strip()
 
 

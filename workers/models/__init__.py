@@ -31,7 +31,8 @@ and, where the network can be computed in int8 (INT8), when folded and not conve
     calibrated(batches, method, correct, heard) -> {"activations": ..., "corrections": ...}
         the numbers of quantise.Scales, from batches of the task's samples; heard(done, total) tells how far
     quantised(scales, device) -> nn.Module
-        the same network in int8, with the same inputs and outputs
+        the same network in int8 on the device, with the same inputs and outputs; its `kernels` are None, or
+        what facts() of a record tells
     scores(batch) -> tensor (n, ...)
         of both modules: by these int8 is held against fp32
 """
