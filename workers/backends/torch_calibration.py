@@ -57,6 +57,24 @@ def calibrate(
     """
     checked = read_options(TorchOptions, options)
     refuse_int8(checked.model, checked.channels_last, checked.compile)
+    try:
+        return _calibrate(checked, options, task, samples, others, method, about, heard)
+    except torch.OutOfMemoryError:
+        raise BackendError(
+            f"the memory of the {checked.device} device does not suffice to calibrate"
+        ) from None
+
+
+def _calibrate(
+    checked: TorchOptions,
+    options: Mapping[str, Any],
+    task: Task,
+    samples: Samples,
+    others: Samples | None,
+    method: Method,
+    about: Mapping[str, Any],
+    heard: Callable[[int, int], None],
+) -> Scales:
     device = torch.device(checked.device)
     torch.set_num_threads(threads_of(checked.threads, 1))
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False

@@ -47,17 +47,17 @@ def blocks(folded: Any) -> Iterator[tuple[str, Any]]:
 def float_scores(folded: Any, photos: torch.Tensor, observe: Observe) -> torch.Tensor:
     """What the folded network computes, telling of every tensor that will be int8."""
 
-    def cut(name: str, values: torch.Tensor) -> torch.Tensor:
+    def seen(name: str, values: torch.Tensor) -> torch.Tensor:
         observe(name, values)
         return torch.relu(values)
 
     x = photos.permute(0, 3, 1, 2).to(folded.conv1.weight.dtype) - folded._mean
-    x = functional.max_pool2d(cut(FIRST, folded.conv1(x)), 3, 2, 1)
+    x = functional.max_pool2d(seen(FIRST, folded.conv1(x)), 3, 2, 1)
     for name, block in blocks(folded):
-        y = cut(f"{name}.conv1", block.conv1(x))
-        y = cut(f"{name}.conv2", block.conv2(y))
+        y = seen(f"{name}.conv1", block.conv1(x))
+        y = seen(f"{name}.conv2", block.conv2(y))
         shortcut = x if block.downsample is None else block.downsample(x)
-        x = cut(f"{name}.conv3", block.conv3(y) + shortcut)
+        x = seen(f"{name}.conv3", block.conv3(y) + shortcut)
     return folded.fc(x.mean((2, 3)))
 
 
@@ -106,21 +106,16 @@ class Int8ResNet50(nn.Module):
     def means(self, photos: torch.Tensor) -> torch.Tensor:
         """What the classifier sees, float16 (n, 2048), by the exact integers."""
         held = {"photos": pack(photos, self.pads)}
-        for i in range(len(self.layers)):
-            self.step(held, i)
-            self.forget(held, i)
+        for i, layer in enumerate(self.layers):
+            self.keep(held, i, layer(held))
         return self.mean(held[self.layers[-1].name])
 
-    def step(self, held: Tensors, number: int) -> None:
-        """Compute layer `number`, and pool after the first."""
-        layer = self.layers[number]
-        held[layer.name] = layer(held)
-        if layer.name == FIRST:
-            pooled = functional.max_pool2d(held[FIRST].permute(0, 3, 1, 2).float(), 3, 2, 1)
+    def keep(self, held: Tensors, number: int, out: torch.Tensor) -> None:
+        """Add the output of layer `number`, pooled after the first; drop what no later layer reads."""
+        held[self.layers[number].name] = out
+        if number == 0:
+            pooled = functional.max_pool2d(out.permute(0, 3, 1, 2).float(), 3, 2, 1)
             held[POOLED] = pooled.permute(0, 2, 3, 1).to(torch.int8)
-
-    def forget(self, held: Tensors, number: int) -> None:
-        """Drop the tensors that no layer after `number` reads."""
         later = {word for one in self.layers[number + 1 :] for word in (one.x, one.x2, one.res)}
         for name in held.keys() - later - {self.layers[-1].name}:
             del held[name]
@@ -300,9 +295,8 @@ def correct_biases(
             found += y.double().mean((0, 1, 2)) * (len(y) / photos)
         corrections[layer.name] = _rounded(wanted[layer.name] / activations[layer.name] - found)
         layer.bias += torch.tensor(corrections[layer.name], device=device)
-        for some in held:
-            network.step(some, i)
-            network.forget(some, i)
+        for some in held:  # computed anew: what is added later is rounded otherwise than in a run
+            network.keep(some, i, layer(some))
             step()
     last = network.layers[-1].name
     means = torch.cat([network.mean(some[last]) for some in held]).double()
