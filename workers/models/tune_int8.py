@@ -270,6 +270,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=240.0, help="begin no measurement after these")
     parser.add_argument("--without-assembly", action="store_true", help="the kernels in Triton's own words")
     options = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.exit(1, "torch finds no GPU to measure on\n")
     began = time.monotonic()
     device, asm = device_of(torch.device("cuda", 0)), not options.without_assembly
     tuning = Tuning(asm, began + options.seconds)
