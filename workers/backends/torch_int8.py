@@ -49,7 +49,7 @@ def quantised(
     try:
         made = module.quantised(scales, device)
     except ModelError as error:
-        raise BackendError(f"backend.scales: {error}") from None
+        raise BackendError(f"precision int8: {error}") from None
     told = {
         "scales": locate(file[0]).name if file[0] else SIZING,
         "scales_sha256": sha256,
