@@ -25,13 +25,15 @@ from orchestrator.tables import facts_grid
 from workers.backends import BackendError
 from workers.library import Library
 from workers.library_reader import sha256_of
+from workers.models import EIGHT_BITS
 from workers.tasks import open_task
 
 # Of generated samples, which are all alike, and half of them at most; a list is taken whole.
 GENERATED_SAMPLES = 64
 
 ManifestFile = Annotated[
-    Path, typer.Argument(help="Manifest (YAML) with backend.precision int8; backend.scales is written.")
+    Path,
+    typer.Argument(help="Manifest (YAML) with backend.precision int8 or fp8; backend.scales is written."),
 ]
 CalibrationList = Annotated[
     Path | None,
@@ -47,14 +49,16 @@ Method = Annotated[
 ]
 Compare = Annotated[
     int,
-    typer.Option(min=0, help="Also hold int8 against fp32 on so many samples that are not calibrated with."),
+    typer.Option(
+        min=0, help="Also hold 8 bits against fp32 on so many samples that are not calibrated with."
+    ),
 ]
 
 
 def calibrate(
     manifest: ManifestFile, listing: CalibrationList = None, method: Method = "mse", compare: Compare = 0
 ) -> None:
-    """Make the scales of an int8 network from calibration samples; no training.
+    """Make the scales of a network in 8 bits from calibration samples; no training.
 
     The file names the weights that it is for, and the list that it was made from; it is what a submission's
     calibration document tells of. It goes into every run of these weights: a run never calibrates by itself.
@@ -82,8 +86,8 @@ def calibrate(
 def _place(manifest: Manifest) -> Path:
     """Where the scales go; ManifestError where they cannot."""
     backend = manifest.backend
-    if not isinstance(backend, TorchBackend) or backend.precision != "int8":
-        raise error_at(manifest, "backend.precision", "only precision int8 of engine torch is calibrated")
+    if not isinstance(backend, TorchBackend) or backend.precision not in EIGHT_BITS.values():
+        raise error_at(manifest, "backend.precision", "only int8 and fp8 of engine torch are calibrated")
     if backend.scales is None or backend.scales.startswith(PACKAGE_PREFIX):
         raise error_at(manifest, "backend.scales", "must name the file that is to be written")
     place = Path(manifest.resolve(backend.scales))

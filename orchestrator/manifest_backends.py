@@ -41,12 +41,13 @@ class TorchBackend(Section):
         description="File of weights; relative to the manifest, or package:NAME/FILE. null: seeded weights.",
     )
     weights_sha256: Sha256 | None = Field(default=None, description="Hash that the weights file must have.")
-    precision: Literal["fp32", "fp16", "bf16", "int8"] = Field(
-        default="fp32", description="Number format of the computation. int8: resnet50 only."
+    precision: Literal["fp32", "fp16", "bf16", "int8", "fp8"] = Field(
+        default="fp32",
+        description="Number format of the computation. int8 and fp8: the networks that have kernels for it.",
     )
     scales: PathText | None = Field(
         default=None,
-        description="File of the scales of precision int8, made by loadgrid calibrate; relative to the "
+        description="File of the scales of int8 and fp8, made by loadgrid calibrate; relative to the "
         "manifest. null: of random samples, with seeded weights only.",
     )
     scales_sha256: Sha256 | None = Field(default=None, description="Hash that the scales' file must have.")

@@ -22,7 +22,7 @@ from orchestrator.manifest_fields import (
     SingleStreamWords,
 )
 from orchestrator.rules import Round, RulesError, load_round, nearest, not_one_of, round_names
-from workers.models import why_not_int8
+from workers.models import EIGHT_BITS, why_not_eight_bits
 
 ENGINES: dict[str, type[BaseModel]] = {
     "echo": EchoBackend,
@@ -236,12 +236,12 @@ def _torch_problems(backend: TorchBackend) -> Iterator[Problem]:
     for key in backend.options:
         if key in TorchBackend.model_fields:
             yield Problem(f"backend.options.{key}", "is a field of the engine; write it under backend")
-    if backend.precision != "int8":
+    if backend.precision not in EIGHT_BITS.values():
         for key in ("scales", "scales_sha256"):
             if getattr(backend, key) is not None:
-                yield Problem(f"backend.{key}", "does nothing without precision int8")
+                yield Problem(f"backend.{key}", "does nothing without precision int8 or fp8")
         return
-    if wrong := why_not_int8(backend.model, backend.channels_last, backend.compile):
+    if wrong := why_not_eight_bits(backend.model, backend.precision, backend.channels_last, backend.compile):
         yield Problem(f"backend.{wrong[0]}", wrong[1])
     if backend.weights is not None and backend.scales is None:
         why = "is missing: name the file of the scales of these weights, which loadgrid calibrate makes"

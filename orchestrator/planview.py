@@ -18,6 +18,7 @@ from orchestrator.plan import Finding, TestSpec, memory_needed_bytes
 from orchestrator.preflight import not_here
 from orchestrator.rules import load_round
 from orchestrator.tables import facts_grid, listed, plain_table, with_tests
+from workers.models import EIGHT_BITS
 
 # What a compliance test does otherwise than the performance test.
 AUDITS = {
@@ -94,7 +95,7 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
         seeded = "seeded random weights, no checkpoint"
         weights = seeded if backend.weights is None else f"weights {backend.weights}"
         scales = backend.scales or "of random samples"
-        scaled = f", scales {scales}" if backend.precision == "int8" else ""
+        scaled = f", scales {scales}" if backend.precision in EIGHT_BITS.values() else ""
         yield "model", f"{backend.model}, {backend.precision}, {weights}{scaled}"
     else:
         yield "model", f"{backend.model or 'of the file'}, engine {backend.engine}, {backend.weights}"

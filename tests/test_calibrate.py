@@ -30,7 +30,7 @@ from tests.drive_backend import wait
 from tests.made_int8 import pictures
 from tests.made_runs import made_run, made_system, rerecord
 from workers.backends import BackendError, Batch, open_backend
-from workers.backends.torch_int8 import SIZING
+from workers.backends.torch_quantised import SIZING
 from workers.models import open_model
 from workers.models.quantise import Scales, read_scales
 from workers.tasks import open_task
@@ -134,6 +134,8 @@ def test_the_engine_computes_the_quantised_network_and_tells_of_its_scales(scale
     assert found == quantised(pictures(2, 3)).tolist()
     assert (facts["precision"], facts["scales"], facts["scales_sha256"]) == ("int8", "s.json", sha256)
     made = {"method": "max", "biases": "corrected", "count": 2, "list": "l.txt", "list_sha256": "b" * 64}
+    numbers = facts["calibration"].pop("numbers")
+    assert any("int8" in line for line in numbers)
     assert facts["calibration"] == made and "kernels" not in facts
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from tests.made_int8 import made_scales, norms_as_trained, pictures
-from workers.models import INT8, ModelError, open_model
+from workers.models import EIGHT_BITS, ModelError, open_model
 from workers.models.int8_conv import accumulate
 from workers.models.int8_tiles import (
     PIPELINE_BYTES,
@@ -211,7 +211,7 @@ def test_scales_of_another_network_are_refused(folded: Any) -> None:
 
 
 def test_every_network_that_says_so_can_be_quantised() -> None:
-    for name in INT8:
+    for name in EIGHT_BITS:
         assert {"calibrated", "quantised", "scores", "fold"} <= set(dir(open_model(name, {"width": 1})))
 
 

@@ -44,10 +44,9 @@ def _network(facts: Mapping[str, Any]) -> str:
     lines = [
         f"Weights before: `{facts.get('weights')}`, sha256 {facts.get('weights_sha256') or 'none'}.",
         f"Calibration samples: {samples}; as prepared, sha256 {made.get('library') or 'none'}.",
-        f"Activations: int8, symmetric, one scale a tensor: {method}.",
-        "Weights: int8, symmetric, one scale an output channel: its largest absolute value is step 127.",
+        *[str(line) for line in made.get("numbers", ())],
+        f"Scale of an activation: {method}.",
         f"Biases: {corrected if made.get('biases') == 'corrected' else 'as they were'}; fp32.",
-        "Sums: int32. What is no convolution is computed in fp16.",
         f"Scales: `{facts.get('scales')}`, sha256 {facts.get('scales_sha256')}.",
     ]
     told = made.get("agreement")

@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.manifest_backends import Ctranslate2Backend, EchoBackend, OnnxBackend, TorchBackend
 from orchestrator.submission.gather import Evidence
+from workers.models import EIGHT_BITS
 
 # SYSTEM_IMP_REQUIRED_FILES of the checkers, with what each is, for who must say it.
 FIELDS = {
@@ -73,8 +74,8 @@ def _transformations(backend: Any, facts: Mapping[str, Any]) -> dict[str, str]:
         return {"weight_transformations": "none: onnxruntime computes the file as it is"}
     if isinstance(backend, TorchBackend):
         cast = "" if backend.precision == "fp32" else f", cast to {backend.precision}"
-        if backend.precision == "int8":
-            cast = f", quantised after training to int8 by {facts.get('scales')}"
+        if backend.precision in EIGHT_BITS.values():
+            cast = f", quantised after training to {backend.precision} by {facts.get('scales')}"
         loaded = f"loaded into LoadGrid's PyTorch network {facts.get('model', backend.model)}{cast}"
         return {"weight_transformations": loaded}
     return {}

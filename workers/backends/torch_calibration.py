@@ -13,8 +13,9 @@ import torch
 
 from workers.backends import BackendError, read_options
 from workers.backends.slots import threads_of
-from workers.backends.torch_int8 import refuse_int8
 from workers.backends.torch_network import TorchOptions, load_folded
+from workers.backends.torch_quantised import Given, refuse_eight_bits
+from workers.backends.torch_slots import given
 from workers.library import Library
 from workers.models import ModelError
 from workers.models.quantise import Method, Scales, agreement
@@ -30,13 +31,13 @@ class Samples:
     library: Library
     indices: np.ndarray
 
-    def batches(self, task: Task, device: torch.device) -> list[torch.Tensor]:
+    def batches(self, task: Task, device: torch.device) -> list[Given]:
         """The samples as the network takes them, BATCH at a time."""
         found = []
         for start in range(0, len(self.indices), BATCH):
             some = self.indices[start : start + BATCH]
             self.library.load(some)
-            found.append(torch.from_numpy(task.collate(self.library.samples(some)).copy()).to(device))
+            found.append(_moved(given(task, self.library.samples(some)), device))
             self.library.unload(some)
         return found
 
@@ -52,11 +53,11 @@ def calibrate(
 ) -> Scales:
     """The scales of the weights that `options`, those of `backend`, name; BackendError if they have none.
 
-    `about` says what the samples are; `others` are those on which int8 is held against fp32. `heard` is told
-    how many steps are done, of how many.
+    `about` says what the samples are; `others` are those on which 8 bits are held against fp32. `heard` is
+    told how many steps are done, of how many.
     """
     checked = read_options(TorchOptions, options)
-    refuse_int8(checked.model, checked.channels_last, checked.compile)
+    refuse_eight_bits(checked.model, checked.precision, checked.channels_last, checked.compile)
     try:
         return _calibrate(checked, options, task, samples, others, method, about, heard)
     except torch.OutOfMemoryError:
@@ -102,7 +103,15 @@ def _calibrate(
     return made.model_copy(update={"agreement": told})
 
 
-def _compare(network: Any, quantised: Any, batches: Sequence[torch.Tensor]) -> dict[str, float]:
+def _moved(batch: Given, device: torch.device) -> Given:
+    """On the device, and a copy: the samples may be unloaded."""
+    if isinstance(batch, tuple):
+        rows, counts = batch
+        return rows.clone().to(device), counts.to(device)
+    return batch.clone().to(device)
+
+
+def _compare(network: Any, quantised: Any, batches: Sequence[Given]) -> dict[str, float]:
     exact = torch.cat([network.scores(batch).float().cpu() for batch in batches])
     found = torch.cat([quantised.scores(batch).float().cpu() for batch in batches])
     return {name: round(value, 6) for name, value in agreement(found, exact).items()}

@@ -13,8 +13,9 @@ from workers.backends import BackendError, read_options
 from workers.backends.slots import Slot, SlotBackend, padded_sizes, threads_of
 from workers.backends.torch_cuda import CUDA_SLOTS, ComputeTurn, CudaSlot, Lane
 from workers.backends.torch_network import Network, TorchOptions, load_network
+from workers.backends.torch_quantised import Given
 from workers.backends.torch_ragged import RAGGED_SLOTS, RaggedSlot
-from workers.backends.torch_slots import CpuSlot
+from workers.backends.torch_slots import CpuSlot, given
 from workers.tasks import Task
 
 
@@ -30,8 +31,8 @@ def open_engine(options: Mapping[str, Any], task: Task, max_batch: int) -> SlotB
         if checked.device == "cpu":
             torch.set_num_threads(threads_of(checked.threads, checked.workers_on_host))
 
-        def samples(count: int) -> np.ndarray:
-            return task.collate(task.warm_up_samples(count))
+        def samples(count: int) -> Given:
+            return given(task, task.warm_up_samples(count))
 
         network = load_network(checked, options, len(backend.buckets), task.ragged, samples)
         backend.check_library = network.check_library

@@ -7,24 +7,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from workers.backends import BackendError
-from workers.backends.torch_int8 import quantised, refuse_int8
+from workers.backends.torch_quantised import Given, quantised, refuse_eight_bits
 from workers.backends.torch_weights import load_weights, model_hash
 from workers.library import Library
-from workers.models import ModelError, open_model
+from workers.models import EIGHT_BITS, ModelError, open_model
 
 # Every worker builds seeded weights from this, so that all agree.
 WEIGHTS_SEED = 20210406
-# Of int8 it is what the network is loaded in, before it is quantised.
+# Of 8 bits it is what the network is loaded in, before it is quantised.
 PRECISIONS = {
     "fp32": torch.float32,
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
     "int8": torch.float32,
+    "fp8": torch.float32,
 }
 DEVICES = ("cpu", "cuda")
 LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by dimensions of a weight
@@ -36,7 +36,7 @@ class TorchOptions:
 
     These are `device` and `workers_on_host`. `threads` 0 means the host's cores divided by its workers; an
     empty `weights` means seeded ones; `precision` fp32 means fp32, TF32 (10 bits of mantissa) stays off.
-    `scales` are those of precision int8; empty, with seeded weights alone, means scales of random samples.
+    `scales` are those of int8 and fp8; empty, with seeded weights alone, means scales of random samples.
     """
 
     model: str = ""
@@ -123,15 +123,15 @@ def load_network(
     raw: Mapping[str, Any],
     shapes: int,
     ragged: bool = False,
-    samples: Callable[[int], np.ndarray] | None = None,
+    samples: Callable[[int], Given] | None = None,
 ) -> Network:
     """Build what `options` name; BackendError: unknown model, precision or device, or unusable weights.
 
-    `samples` gives inputs of any number of random samples, from which precision int8 may have to take scales.
+    `samples` gives inputs of any number of random samples, from which 8 bits may have to take their scales.
     """
     device, dtype = _device(options), PRECISIONS[options.precision]
     module, facts = load_folded(options, raw, device, dtype)
-    if options.precision == "int8":
+    if options.precision in EIGHT_BITS.values():
         module, more = quantised(module, facts, (options.scales, options.scales_sha256), device, samples)
         facts |= more
     else:
@@ -160,8 +160,8 @@ def _device(options: TorchOptions) -> torch.device:
             raise BackendError(f"backend.{key} cannot be {word!r}; it is one of {', '.join(known)}")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise BackendError("the worker was given a GPU but torch finds none: install a CUDA build of torch")
-    if options.precision == "int8":
-        refuse_int8(options.model, options.channels_last, options.compile)
+    if options.precision in EIGHT_BITS.values():
+        refuse_eight_bits(options.model, options.precision, options.channels_last, options.compile)
     return torch.device(options.device)
 
 

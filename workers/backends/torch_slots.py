@@ -12,6 +12,7 @@ import torch
 from workers.backends import BackendError
 from workers.backends.slots import Computed
 from workers.backends.torch_network import Network
+from workers.backends.torch_quantised import Given
 from workers.tasks import Task, counts_of
 
 
@@ -24,6 +25,12 @@ def refuse_other_total(rows: int, counts: np.ndarray) -> None:
     """BackendError unless there are as many rows as the counts say."""
     if rows != counts.sum():
         raise BackendError(f"{len(counts)} samples of {counts.sum()} rows came as {rows} rows")
+
+
+def given(task: Task, samples: Sequence[memoryview]) -> Given:
+    """The samples as a network takes them."""
+    rows = torch.from_numpy(task.collate(samples))
+    return (rows, torch.from_numpy(counts_of(task, samples))) if task.ragged else rows
 
 
 class CpuSlot:

@@ -26,15 +26,16 @@ and the module
     full_precision = ("name", ...)
         submodules that are not converted to the precision
 
-and, where the network can be computed in int8 (INT8), when folded and not converted,
+and, where the network can be computed in 8 bits (EIGHT_BITS), when folded and not converted,
 
     calibrated(batches, method, correct, heard) -> {"activations": ..., "corrections": ...}
-        the numbers of quantise.Scales, from batches of the task's samples; heard(done, total) tells how far
+        the numbers of quantise.Scales, from batches of the task's samples, of a ragged task (rows, counts);
+        heard(done, total) tells how far
     quantised(scales, device) -> nn.Module
-        the same network in int8 on the device, with the same inputs and outputs; its `kernels` are None, or
-        what facts() of a record tells
+        the same network in 8 bits on the device, with the same inputs and outputs; its `kernels` are None, or
+        what facts() of a record tells, and its `numbers` say in sentences what is in which format
     scores(batch) -> tensor (n, ...)
-        of both modules: by these int8 is held against fp32
+        of both modules: by these 8 bits are held against fp32
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ _MODELS = {
 }
 
 
-# Those that can be computed in int8.
-INT8 = ("resnet50",)
+# Those that can be computed in 8 bits, and in which.
+EIGHT_BITS = {"resnet50": "int8"}
 
 
 class ModelError(Exception):
@@ -79,13 +80,16 @@ def check_name(name: str | None) -> None:
         raise ModelError(f"there is no model {name!r}{hint}; models: {', '.join(sorted(_MODELS))}")
 
 
-def why_not_int8(model: str, channels_last: bool, compiled: bool) -> tuple[str, str] | None:
-    """The field of `backend` that precision int8 cannot go with, and why; None if it can."""
-    if model not in INT8:
-        return "precision", f"int8 is for model {' or '.join(INT8)}, not for {model}"
+def why_not_eight_bits(
+    model: str, precision: str, channels_last: bool, compiled: bool
+) -> tuple[str, str] | None:
+    """The field of `backend` that precision int8 or fp8 cannot go with, and why; None if it can."""
+    if EIGHT_BITS.get(model) != precision:
+        models = " or ".join(name for name, bits in EIGHT_BITS.items() if bits == precision)
+        return "precision", f"{precision} is for model {models}, not for {model}"
     for field, given in (("channels_last", channels_last), ("compile", compiled)):
         if given:
-            return field, "does not go with precision int8, which has its own layout; leave it out"
+            return field, f"does not go with precision {precision}, which has its own kernels; leave it out"
     return None
 
 

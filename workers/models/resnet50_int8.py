@@ -64,6 +64,11 @@ def float_scores(folded: Any, photos: torch.Tensor, observe: Observe) -> torch.T
 class Int8ResNet50(nn.Module):
     """uint8 photos (n, 224, 224, 3), RGB -> classes int64 (n,), as resnet50.ResNet50."""
 
+    numbers = (
+        "Activations: int8, symmetric, one scale a tensor.",
+        "Weights: int8, symmetric, one scale an output channel: its largest absolute value is step 127.",
+        "Sums: int32. What is no convolution is computed in fp16.",
+    )
     pads: torch.Tensor
     fc_weight: torch.Tensor
     fc_bias: torch.Tensor

@@ -1,18 +1,17 @@
-"""Precision int8 of the torch engine: the file of scales, checked against the weights that it is for."""
+"""Precisions int8 and fp8 of the torch engine: the file of scales, checked against its weights."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import nn
 
 from workers.backends import BackendError
 from workers.installed import LocateError, locate
-from workers.models import ModelError, why_not_int8
+from workers.models import ModelError, why_not_eight_bits
 from workers.models.quantise import Scales, read_scales
 
 LARGEST_SCALES_BYTES = 1 << 26
@@ -21,9 +20,13 @@ SIZING_SAMPLES = 4
 SIZING = "of random samples"
 
 
-def refuse_int8(model: str, channels_last: bool, compiled: bool) -> None:
-    """BackendError if the network cannot be computed in int8, or not so."""
-    if wrong := why_not_int8(model, channels_last, compiled):
+# A network's input: of a ragged task rows and counts.
+Given: TypeAlias = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+
+
+def refuse_eight_bits(model: str, precision: str, channels_last: bool, compiled: bool) -> None:
+    """BackendError if the network cannot be computed in `precision`, or not so."""
+    if wrong := why_not_eight_bits(model, precision, channels_last, compiled):
         raise BackendError(f"backend.{wrong[0]}: {wrong[1]}")
 
 
@@ -32,9 +35,9 @@ def quantised(
     facts: Mapping[str, Any],
     file: tuple[str, str],
     device: torch.device,
-    samples: Callable[[int], np.ndarray] | None,
+    samples: Callable[[int], Given] | None,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The folded module in int8 on its device, and what a record says of its scales.
+    """The folded module in 8 bits on its device, and what a record says of its scales.
 
     `file`: path of the scales and the sha256 that it must have. `facts`: of the module's weights. Without a
     file seeded weights are scaled by random `samples`, so that a machine can be sized without any data.
@@ -49,12 +52,13 @@ def quantised(
     try:
         made = module.quantised(scales, device)
     except ModelError as error:
-        raise BackendError(f"precision int8: {error}") from None
+        raise BackendError(f"precision {facts['precision']}: {error}") from None
     told = {
         "scales": locate(file[0]).name if file[0] else SIZING,
         "scales_sha256": sha256,
         "calibration": {
             "method": scales.method,
+            "numbers": list(made.numbers),
             "biases": "corrected" if scales.corrections else "as they were",
             **scales.samples,
             **({"agreement": scales.agreement} if scales.agreement else {}),
@@ -89,16 +93,15 @@ def _read(path: str, wanted_sha256: str) -> tuple[Scales, str]:
 
 
 def _sizing(
-    module: Any, facts: Mapping[str, Any], samples: Callable[[int], np.ndarray] | None
+    module: Any, facts: Mapping[str, Any], samples: Callable[[int], Given] | None
 ) -> tuple[Scales, str]:
     """Scales of random samples, for seeded weights alone. On the CPU, so that all workers have the same."""
     if facts["weights"] != "seeded" or samples is None:
         raise BackendError(
-            "backend.scales is missing: precision int8 needs the scales of these weights; `loadgrid "
-            "calibrate` makes the file that it names"
+            f"backend.scales is missing: precision {facts['precision']} needs the scales of these weights; "
+            "`loadgrid calibrate` makes the file that it names"
         )
     about = {"model": facts["model"], "model_hash": facts["model_hash"], "weights": "seeded", "method": "max"}
-    batch = torch.from_numpy(samples(SIZING_SAMPLES))
-    parts = module.calibrated([batch], "max", False)
+    parts = module.calibrated([samples(SIZING_SAMPLES)], "max", False)
     scales = Scales(samples={"generated": True, "count": SIZING_SAMPLES}, **about, **parts)
     return scales, scales.sha256()
