@@ -1,9 +1,10 @@
 """`loadgrid bench scale`: what more workers bring, against the sum of what each can do alone.
 
-All workers load their models once. In each round every worker runs an Offline test alone, and then tests take
-more and more of them at once, with as much work each; every second round goes backwards, so that what changes
-with time favours neither. While one works alone the others rest: what workers of one host take from each
-other (power, memory, cores) is part of the figure. Server tests, if asked for, offer the same rate to each.
+All workers load their models once. In each round half of them run an Offline test alone, one by one, then
+tests take more and more of them at once, with as much work each, then the other half run alone; every second
+round goes backwards: what changes with time favours neither, about so already in one round. While one works
+alone the others rest: what workers of one host take from each other (power, memory, cores) is part of the
+figure. Server tests, if asked for, offer the same rate to each.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from workers.host import WorkerSpec
 
 T = TypeVar("T")
 
-# What --json prints of each number of workers: name -> meaning and unit.
+# What --json prints of each number of workers, and of each rate: name -> meaning and unit. A line after every
+# round has all rounds so far: the last one counts, and who ends the bench early keeps what was found.
 FIELDS = {
     "scenario": "Offline or Server",
     "workers": "workers that took part",
@@ -196,41 +198,42 @@ def driver_cpu(records: Sequence[Record]) -> float | None:
 class Rows:
     """The tests of all rounds so far; what a round did not finish does not count."""
 
-    def __init__(self, scale: Scale, counts: Sequence[int], qps: float | None) -> None:
+    def __init__(self, scale: Scale, counts: Sequence[int], rates: Sequence[float] = ()) -> None:
         self._scale, self._counts = scale, counts
-        self._qps = qps
+        self._rates = rates
         self._offline: dict[int, list[tuple[Record, float]]] = {n: [] for n in counts}
-        self._server: dict[int, list[Record]] = {n: [] for n in counts}
+        self._server: dict[tuple[int, float], list[Record]] = {(n, qps): [] for n in counts for qps in rates}
 
     def round(self, samples: int, seconds: float, backwards: bool) -> str:
-        """Every worker alone, then every number of them together, or all in reverse; what came of it.
+        """Half alone, every number of them together, the others alone, or all in reverse; what came of it.
 
         Each works as long as the others do, also where one is slower: for what `samples` take the first.
         """
         alone: dict[int, float] = {}
         together: dict[int, Record] = {}
-        server: dict[int, Record] = {}
+        server: dict[tuple[int, float], Record] = {}
+        everyone = range(max(self._counts))
 
-        def one_by_one() -> None:
-            for i in turned(range(max(self._counts))):
+        def one_by_one(some: Sequence[int]) -> None:
+            for i in turned(some):
                 alone[i] = offline_rate(self._scale.offline(range(i, i + 1), samples * self._share(i, i + 1)))
 
         def at_once() -> None:
             for n in turned(self._counts):
                 together[n] = self._scale.offline(range(n), samples * self._share(0, n))
-                if self._qps:
-                    server[n] = self._scale.server(range(n), self.offered(n), seconds)
+                for qps in self._rates:
+                    server[n, qps] = self._scale.server(range(n), self.offered(n, qps), seconds)
 
         def turned(order: Sequence[T]) -> Sequence[T]:
             return order[::-1] if backwards else order
 
-        for step in turned([one_by_one, at_once]):
+        for step in turned([lambda: one_by_one(everyone[::2]), at_once, lambda: one_by_one(everyone[1::2])]):
             step()
         for n in self._counts:
             self._offline[n].append((together[n], sum(alone[i] for i in range(n))))
-        for n, record in server.items():
-            self._server[n].append(record)
-        rates = ", ".join(f"{alone[i]:,.1f}" for i in range(max(self._counts)))
+        for case, record in server.items():
+            self._server[case].append(record)
+        rates = ", ".join(f"{alone[i]:,.1f}" for i in everyone)
         told = "; ".join(f"{n} together {offline_rate(together[n]):,.1f}" for n in self._counts)
         return f"alone {rates}; {told} samples/s"
 
@@ -238,15 +241,17 @@ class Rows:
         """What workers `first` to `last` (not itself) can do, in equal workers."""
         return sum(1 / slow for slow in self._scale.slowness[first:last])
 
-    def offered(self, workers: int) -> float:
-        """Queries a second for so many workers; a slowed one gets what it can take."""
-        return (self._qps or 0.0) * self._share(0, workers)
+    def offered(self, workers: int, qps: float) -> float:
+        """Queries a second for so many workers at `qps` each; a slowed one gets what it can take."""
+        return qps * self._share(0, workers)
 
     def shown(self) -> list[dict[str, Any]]:
         """A row for every number of workers, Offline before Server."""
         rows = [offline_row(n, seen) for n, seen in self._offline.items() if seen]
         return rows + [
-            server_row(n, round(self.offered(n), 3), seen) for n, seen in self._server.items() if seen
+            server_row(n, round(self.offered(n, qps), 3), seen)
+            for (n, qps), seen in self._server.items()
+            if seen
         ]
 
 
@@ -256,8 +261,12 @@ def scale(
     seconds: Annotated[float, typer.Option(min=0.1, help="About how long a test lasts.")] = 10.0,
     rounds: Annotated[int, typer.Option(min=1, max=100, help="Rounds of all tests.")] = 3,
     qps: Annotated[
-        float | None, typer.Option(min=0.001, help="Also Server tests: so many queries/s for each worker.")
-    ] = None,
+        list[float],
+        typer.Option(
+            min=0.001,
+            help="Also Server tests: so many queries/s for each worker; can be given several times.",
+        ),
+    ] = [],  # noqa: B006 - typer reads it, nobody writes it
     slowed: Annotated[
         float, typer.Option(min=1, help="Make the last worker about so many times slower.")
     ] = 1.0,
@@ -282,13 +291,12 @@ def scale(
             samples = bench.samples_for(seconds)
             for number in range(rounds):
                 note(f"round {number + 1}: {rows.round(samples, seconds, backwards=number % 2 == 1)}")
+                if as_json:
+                    print(json.dumps(rows.shown()), flush=True)
     except EngineBenchError as error:
         failed = str(error)
-    found = rows.shown() if rows is not None else []
-    if as_json:
-        print(json.dumps(found))
-    else:
-        _show(found)
+    if not as_json:
+        _show(rows.shown() if rows is not None else [])
     if failed:
         typer.echo(f"loadgrid: {failed}", err=True)
         raise typer.Exit(EXIT_FAILED)
