@@ -44,8 +44,12 @@ CalibrationList = Annotated[
     ),
 ]
 Method = Annotated[
-    Literal["mse", "max"],
-    typer.Option(help="mse: the scale of the least squared error. max: the largest value is the last step."),
+    Literal["mse", "max"] | None,
+    typer.Option(
+        help="mse: the scale of the least squared error. max: the largest value is the last step, or e4m3's "
+        "448. Left out: mse for int8, max for fp8, which has no other.",
+        show_default=False,
+    ),
 ]
 Compare = Annotated[
     int,
@@ -56,7 +60,7 @@ Compare = Annotated[
 
 
 def calibrate(
-    manifest: ManifestFile, listing: CalibrationList = None, method: Method = "mse", compare: Compare = 0
+    manifest: ManifestFile, listing: CalibrationList = None, method: Method = None, compare: Compare = 0
 ) -> None:
     """Make the scales of a network in 8 bits from calibration samples; no training.
 

@@ -29,13 +29,17 @@ and the module
 and, where the network can be computed in 8 bits (EIGHT_BITS), when folded and not converted,
 
     calibrated(batches, method, correct, heard) -> {"activations": ..., "corrections": ...}
-        the numbers of quantise.Scales, from batches of the task's samples, of a ragged task (rows, counts);
-        heard(done, total) tells how far
+        the numbers of quantise.Scales, from batches of the task's samples, of a ragged task (rows, counts)
+        with the counts on the host; heard(done, total) tells how far
     quantised(scales, device) -> nn.Module
         the same network in 8 bits on the device, with the same inputs and outputs; its `kernels` are None, or
         what facts() of a record tells, and its `numbers` say in sentences what is in which format
     scores(batch) -> tensor (n, ...)
         of both modules: by these 8 bits are held against fp32
+    agreement(found, expected) -> {"samples": ..., "top1": ..., "cosine": ..., ...}
+        of two scores, where they are not what quantise.agreement takes, (n, classes)
+    methods = ("max",)
+        the methods of quantise that it has, if not all of METHODS; the first is taken where none is asked for
 """
 
 from __future__ import annotations
@@ -65,7 +69,7 @@ _MODELS = {
 
 
 # Those that can be computed in 8 bits, and in which.
-EIGHT_BITS = {"resnet50": "int8"}
+EIGHT_BITS = {"bert-large": "fp8", "resnet50": "int8"}
 
 
 class ModelError(Exception):
