@@ -19,7 +19,15 @@ from workers import models
 from workers.backends import FAR, Backend, BackendError, Batch, Done, open_backend
 from workers.backends.torch_cuda import CudaSlot
 from workers.backends.torch_network import Network
-from workers.backends.torch_ragged import ROW_GROWTH, ROW_QUANTUM, RaggedSlot, row_buckets, split_rows
+from workers.backends.torch_ragged import (
+    FINE_FROM,
+    FINE_GROWTH,
+    ROW_GROWTH,
+    ROW_QUANTUM,
+    RaggedSlot,
+    row_buckets,
+    split_rows,
+)
 from workers.tasks.tensor import TensorTask
 
 TIME_BUDGET_S = 40
@@ -217,8 +225,9 @@ def test_row_buckets_hold_everything_with_little_padding(most: int, rows: int) -
     assert buckets[-1] == most and sorted(set(buckets)) == buckets
     assert all(size % ROW_QUANTUM == 0 for size in buckets[:-1])
     padded = next(size for size in buckets if size >= rows)
-    assert padded < max(rows * ROW_GROWTH, rows) + ROW_QUANTUM + 1
-    assert len(buckets) <= 12 + 8 * max(0, np.log2(most / ROW_QUANTUM))
+    growth = FINE_GROWTH if rows > most * FINE_FROM * ROW_GROWTH else ROW_GROWTH
+    assert padded < rows * growth + 2 * ROW_QUANTUM
+    assert len(buckets) <= 28 + 8 * max(0, np.log2(most / ROW_QUANTUM))
 
 
 @settings(max_examples=100, deadline=None)

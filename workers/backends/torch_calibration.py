@@ -54,8 +54,8 @@ def calibrate(
 ) -> Scales:
     """The scales of the weights that `options`, those of `backend`, name; BackendError if they have none.
 
-    `method` None is the network's first. `about` says what the samples are; `others` are those on which 8 bits
-    are held against fp32. `heard` is told how many steps are done, of how many.
+    `method` None is the network's first. `about` says what the samples are; on `others` 8 bits are held
+    against fp32. `heard` is told how many steps are done, of how many.
     """
     checked = read_options(TorchOptions, options)
     refuse_eight_bits(checked.model, checked.precision, checked.channels_last, checked.compile)
@@ -126,9 +126,7 @@ def _compare(network: Any, quantised: Any, batches: Sequence[Given]) -> dict[str
     found = torch.cat([quantised.scores(batch).float().cpu() for batch in batches])
     told = getattr(network, "agreement", agreement)(found, exact)
     if not all(map(math.isfinite, told.values())):
-        raise BackendError(
-            "the network answers in 8 bits with what is no number: its weights cannot be used so"
-        )
+        raise BackendError("in 8 bits the network answers with what is no number")
     return {name: round(value, 6) for name, value in told.items()}
 
 

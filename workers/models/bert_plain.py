@@ -1,4 +1,4 @@
-"""What stands between the products of BERT in FP8, in plain torch: what bert_kernels is held against; for CPUs.
+"""What stands between the products of BERT in FP8, in plain torch: for CPUs, and to hold the kernels against.
 
 Everything is computed in fp32 from fp16, and rounded where the kernels round it. `inverse` is one over an
 e4m3 tensor's scale.
