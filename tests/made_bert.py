@@ -10,7 +10,7 @@ from workers.models import open_model
 from workers.models.quantise import Scales
 
 NARROW = {"layers": 2, "hidden": 32, "heads": 2, "intermediate": 64, "vocab": 100}
-COUNTS = (7, 65, 1, 20)
+COUNTS = (7, 65, 2, 20)
 
 
 def made_bert(seed: int = 1) -> Any:
