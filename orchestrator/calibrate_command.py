@@ -190,5 +190,6 @@ def _told(manifest: Manifest, place: Path, scales: Any) -> list[tuple[str, Text]
     rows = [("file", str(place)), ("weights", scales.weights), ("made from", made), ("method", scales.method)]
     if told := scales.agreement:
         same = f"the same best answer for {told['top1']:.2%} of {told['samples']:,.0f} other samples"
-        rows.append(("against fp32", f"{same}; cosine of the scores {told['cosine']:.4f}"))
+        little = "; of seeded weights this says little" if scales.weights == "seeded" else ""
+        rows.append(("against fp32", f"{same}; cosine of the scores {told['cosine']:.4f}{little}"))
     return [(name, Text(text, overflow="fold")) for name, text in rows]

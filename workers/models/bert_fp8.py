@@ -61,15 +61,15 @@ class Product(nn.Module):
     inverse: torch.Tensor
     bias: torch.Tensor
 
-    def __init__(self, linear: nn.Linear, scale: float) -> None:
+    def __init__(self, linear: nn.Linear, scale: float, device: torch.device) -> None:
         super().__init__()
-        weight = linear.weight.detach().float()
+        weight = linear.weight.detach().to(device, torch.float32)
         own = (weight.abs().amax() / TOP).clamp(min=1e-12).reshape(1)
         self.register_buffer("weight", bert_plain.quantise(weight, 1 / own))
         self.register_buffer("weight_scale", own)
-        self.register_buffer("scale", torch.full((1,), scale, device=weight.device))
+        self.register_buffer("scale", torch.full((1,), scale, device=device))
         self.register_buffer("inverse", 1 / self.scale)
-        self.register_buffer("bias", linear.bias.detach().half())
+        self.register_buffer("bias", linear.bias.detach().to(device, torch.float16))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """See the class."""
@@ -92,9 +92,9 @@ class Product(nn.Module):
 class Fp8Layer(nn.Module):
     """One layer of the encoder."""
 
-    def __init__(self, layer: Any, scales: dict[str, float]) -> None:
+    def __init__(self, layer: Any, scales: dict[str, float], device: torch.device) -> None:
         super().__init__()
-        parts = {part: Product(linear, scales[part]) for part, linear in products(layer).items()}
+        parts = {part: Product(linear, scales[part], device) for part, linear in products(layer).items()}
         self.qkv, self.out = parts["qkv"], parts["out"]
         self.ffn1, self.ffn2 = parts["ffn1"], parts["ffn2"]
         self.norm1, self.norm2 = _half(layer.attention.output.LayerNorm), _half(layer.output.LayerNorm)
@@ -120,12 +120,12 @@ class Fp8Bert(nn.Module):
     def __init__(self, folded: Any, scales: Scales, device: torch.device) -> None:
         super().__init__()
         _check_names(folded, scales)
-        layers = folded.bert.encoder["layer"]
-        self.heads: int = layers[0].attention.self.heads
-        self.layers = nn.ModuleList(
-            Fp8Layer(layer, {part: scales.activations[f"layer.{number}.{part}"] for part in products(layer)})
-            for number, layer in enumerate(layers)
-        )
+        self.kernels = _kernels(folded, device) if device.type == "cuda" else None
+        self.layers = nn.ModuleList()
+        for number, layer in enumerate(folded.bert.encoder["layer"]):
+            own = {part: scales.activations[f"layer.{number}.{part}"] for part in products(layer)}
+            self.layers.append(Fp8Layer(layer, own, device))
+            self.heads: int = layer.attention.self.heads
         old = folded.bert.embeddings
         for name in ("word", "token_type", "position"):
             self.register_buffer(name, getattr(old, f"{name}_embeddings").weight.detach().half())
@@ -133,7 +133,6 @@ class Fp8Bert(nn.Module):
         self.register_buffer("head_weight", folded.qa_outputs.weight.detach().half())
         self.register_buffer("head_bias", folded.qa_outputs.bias.detach().half())
         self.eval().to(device)
-        self.kernels = _kernels(folded, device) if device.type == "cuda" else None
 
     def forward(self, rows: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """See the class; rows beyond counts.sum() and counts of 0 at the end change nothing."""
