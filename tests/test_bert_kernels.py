@@ -11,13 +11,18 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from tests.drive_backend import wait
 from tests.made_bert import bert_scales, made_batch, made_bert
+from workers.backends import Batch, open_backend
 from workers.models import bert_plain
+from workers.models.bert_fp8 import Product
 from workers.models.bert_places import Places
+from workers.tasks import open_task
 
 TIME_BUDGET_S = 60
 
@@ -149,6 +154,41 @@ def test_the_network_by_kernels_answers_as_by_plain_torch(monkeypatch: pytest.Mo
 
     assert off(expected, exact) < 0.15
     assert off(found, expected) < 0.05
+
+
+@pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
+@pytest.mark.parametrize("rows", [1, 33, 256])
+@pytest.mark.parametrize(("inner", "outer"), [(1024, 3072), (4096, 1024), (32, 64)])
+def test_products_are_those_of_the_numbers_in_e4m3(rows: int, inner: int, outer: int) -> None:
+    torch.manual_seed(1)
+    linear = nn.Linear(inner, outer)
+    here, there = (Product(linear, 5 / 448, torch.device(name)) for name in ("cpu", "cuda"))
+    assert torch.equal(here.weight.view(torch.uint8), there.weight.cpu().view(torch.uint8))
+    x = bert_plain.quantise(torch.randn(rows, inner), here.inverse)
+    found, expected = there(x.cuda()).cpu().float(), here(x).float()
+    assert (found - expected).norm() < 5e-3 * expected.norm()
+
+
+@pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
+def test_the_engine_answers_on_a_gpu_as_on_a_cpu() -> None:
+    options = {"engine": "torch", "model": "bert-large", "precision": "fp8", "layers": 2, "hidden": 128}
+    options |= {"heads": 2, "intermediate": 256}
+    task = open_task("squad", {"generated": 1})
+    samples, found = task.warm_up_samples(5), {}
+    for device, graphs in (("cpu", False), ("cuda", False), ("cuda", True)):
+        backend = open_backend({**options, "device": device, "cuda_graphs": graphs}, task, 8)
+        facts = backend.load()
+        backend.warm_up()
+        backend.submit(Batch(np.arange(5), samples, None))
+        (done,) = wait(backend)
+        backend.close()
+        logits = done.responses.blob.view(np.float32).reshape(5, 384, 2)
+        found[device, graphs] = facts["scales_sha256"], np.where(logits < -9000, 0, logits)
+        assert ("kernels" in facts) == (device == "cuda")
+    (sha256, exact), *others = found.values()
+    for other, logits in others:
+        assert other == sha256
+        assert np.linalg.norm(logits - exact) < 0.05 * np.linalg.norm(exact)
 
 
 @pytest.mark.skipif(not CUDA, reason="needs a CUDA device")

@@ -121,11 +121,12 @@ class Fp8Bert(nn.Module):
         super().__init__()
         _check_names(folded, scales)
         self.kernels = _kernels(folded, device) if device.type == "cuda" else None
+        layers = folded.bert.encoder["layer"]
+        self.heads: int = layers[0].attention.self.heads
         self.layers = nn.ModuleList()
-        for number, layer in enumerate(folded.bert.encoder["layer"]):
+        for number, layer in enumerate(layers):
             own = {part: scales.activations[f"layer.{number}.{part}"] for part in products(layer)}
             self.layers.append(Fp8Layer(layer, own, device))
-            self.heads: int = layer.attention.self.heads
         old = folded.bert.embeddings
         for name in ("word", "token_type", "position"):
             self.register_buffer(name, getattr(old, f"{name}_embeddings").weight.detach().half())
