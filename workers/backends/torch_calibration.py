@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,8 @@ def calibrate(
     refuse_eight_bits(checked.model, checked.precision, checked.channels_last, checked.compile)
     try:
         return _calibrate(checked, options, task, samples, others, method, about, heard)
+    except ModelError as error:
+        raise BackendError(str(error)) from None
     except torch.OutOfMemoryError:
         raise BackendError(
             f"the memory of the {checked.device} device does not suffice to calibrate"
@@ -80,7 +82,7 @@ def _calibrate(
     torch.set_num_threads(threads_of(checked.threads, 1))
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     with torch.inference_mode():
-        module, facts = load_folded(replace(checked, precision="fp32"), options, device, torch.float32)
+        module, facts = load_folded(checked, options, device, torch.float32)
         network: Any = module.to(device)
         batches = samples.batches(task, device)
         parts = network.calibrated(batches, method, True, heard)
@@ -95,10 +97,7 @@ def _calibrate(
         )
         if others is None:
             return made
-        try:
-            quantised = network.quantised(made, device)
-        except ModelError as error:
-            raise BackendError(str(error)) from None
+        quantised = network.quantised(made, device)
         told = _compare(network, quantised, others.batches(task, device))
     return made.model_copy(update={"agreement": told})
 
