@@ -25,7 +25,7 @@ from orchestrator.tables import facts_grid
 from workers.backends import BackendError
 from workers.library import Library
 from workers.library_reader import sha256_of
-from workers.models import EIGHT_BITS
+from workers.models import EIGHT_BITS, why_not_method
 from workers.tasks import open_task
 
 # Of generated samples, which are all alike, and half of them at most; a list is taken whole.
@@ -45,7 +45,9 @@ CalibrationList = Annotated[
 ]
 Method = Annotated[
     Literal["mse", "max"],
-    typer.Option(help="mse: the scale of the least squared error. max: the largest value is the last step."),
+    typer.Option(
+        help="mse: the scale of the least squared error, for int8. max: the largest value is the last step."
+    ),
 ]
 Compare = Annotated[
     int,
@@ -66,6 +68,8 @@ def calibrate(
     chosen = load_manifest(manifest)
     check_names(chosen)
     place = _place(chosen)
+    if why := why_not_method(str(chosen.backend_options()["model"]), method):
+        raise typer.BadParameter(why, param_hint="--method")
     calibrated = _with_list(chosen, listing)
     for absent in absent_files(calibrated):
         if absent.field == WEIGHTS or absent.field.startswith("task."):

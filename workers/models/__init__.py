@@ -68,6 +68,8 @@ _MODELS = {
 
 # Those that can be computed in 8 bits, and in which.
 EIGHT_BITS = {"dlrm": "int8", "resnet50": "int8"}
+# Those with activations in e4m3, whose steps grow with the value: mse weighs steps of one size.
+_BY_MAX_ALONE = ("dlrm",)
 
 
 class ModelError(Exception):
@@ -93,6 +95,13 @@ def why_not_eight_bits(
         if given:
             return field, f"does not go with precision {precision}, which has its own kernels; leave it out"
     return None
+
+
+def why_not_method(model: str, method: str) -> str | None:
+    """Why the scales of `model` cannot be found by `method`; None if they can."""
+    if method == "max" or model not in _BY_MAX_ALONE:
+        return None
+    return f"{method} is for int8, and model {model!r} has activations in e4m3: calibrate with --method max"
 
 
 def open_model(

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from workers.library import Library
-from workers.models import ModelError
+from workers.models import ModelError, why_not_method
 from workers.models.dlrm_tables import check_indices
 from workers.models.quantise import TOP, Method, Scales
 from workers.tasks.criteo import DENSE
@@ -64,16 +64,9 @@ def tensor_names(folded: Any) -> list[str]:
 
 @torch.no_grad()
 def calibrated(folded: Any, batches: Sequence[Batch], method: Method, heard: Heard) -> dict[str, Any]:
-    """`activations` of Scales: a tensor's largest value is the last that its format has.
-
-    ModelError for `mse`: it weighs what is cut off against steps of one size, and e4m3 has steps that grow
-    with the value.
-    """
-    if method != "max":
-        raise ModelError(
-            f"model 'dlrm': scales by {method} are for int8 alone, and fp8 e4m3, in which its perceptrons "
-            "are, has steps that grow with the value: calibrate with --method max"
-        )
+    """`activations` of Scales: a tensor's largest value is the last of its format. ModelError for mse."""
+    if why := why_not_method("dlrm", method):
+        raise ModelError(why)
     names, tops = tensor_names(folded), dict[str, float]()
     for done, (rows, _) in enumerate(batches, 1):
         for name, values in float_tensors(folded, rows):
