@@ -25,7 +25,7 @@ from orchestrator.tables import facts_grid
 from workers.backends import BackendError
 from workers.library import Library
 from workers.library_reader import sha256_of
-from workers.models import EIGHT_BITS, why_not_method
+from workers.models import EIGHT_BITS
 from workers.tasks import open_task
 
 # Of generated samples, which are all alike, and half of them at most; a list is taken whole.
@@ -44,9 +44,11 @@ CalibrationList = Annotated[
     ),
 ]
 Method = Annotated[
-    Literal["mse", "max"],
+    Literal["mse", "max"] | None,
     typer.Option(
-        help="mse: the scale of the least squared error, for int8. max: the largest value is the last step."
+        help="mse: the scale of the least squared error. max: the largest value is the last step, or e4m3's "
+        "448. Left out: mse for int8, max for fp8, which has no other.",
+        show_default=False,
     ),
 ]
 Compare = Annotated[
@@ -58,7 +60,7 @@ Compare = Annotated[
 
 
 def calibrate(
-    manifest: ManifestFile, listing: CalibrationList = None, method: Method = "mse", compare: Compare = 0
+    manifest: ManifestFile, listing: CalibrationList = None, method: Method = None, compare: Compare = 0
 ) -> None:
     """Make the scales of a network in 8 bits from calibration samples; no training.
 
@@ -68,8 +70,6 @@ def calibrate(
     chosen = load_manifest(manifest)
     check_names(chosen)
     place = _place(chosen)
-    if why := why_not_method(str(chosen.backend_options()["model"]), method):
-        raise typer.BadParameter(why, param_hint="--method")
     calibrated = _with_list(chosen, listing)
     for absent in absent_files(calibrated):
         if absent.field == WEIGHTS or absent.field.startswith("task."):
@@ -190,5 +190,6 @@ def _told(manifest: Manifest, place: Path, scales: Any) -> list[tuple[str, Text]
     rows = [("file", str(place)), ("weights", scales.weights), ("made from", made), ("method", scales.method)]
     if told := scales.agreement:
         same = f"the same best answer for {told['top1']:.2%} of {told['samples']:,.0f} other samples"
-        rows.append(("against fp32", f"{same}; cosine of the scores {told['cosine']:.4f}"))
+        little = "; of seeded weights this says little" if scales.weights == "seeded" else ""
+        rows.append(("against fp32", f"{same}; cosine of the scores {told['cosine']:.4f}{little}"))
     return [(name, Text(text, overflow="fold")) for name, text in rows]

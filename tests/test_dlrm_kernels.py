@@ -15,8 +15,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.made_dlrm import made_int8, made_pairs
+from tests.drive_backend import wait
+from tests.made_dlrm import made_int8, made_pairs, made_state
+from workers.backends import Batch, open_backend
+from workers.backends.torch_weights import model_hash
+from workers.models import open_model
 from workers.models.dlrm_int8 import E4M3, INTERACTION, Int8Dlrm
+from workers.tasks import open_task
 from workers.tasks.criteo import TABLE_ROWS
 
 TIME_BUDGET_S = 60
@@ -162,3 +167,38 @@ def test_graphs_of_several_sizes_share_memory_and_answer_alike(network: Int8Dlrm
         graphs[n][0].replay()
         torch.cuda.synchronize()
         assert torch.equal(graphs[n][1], wanted[n])
+
+
+@pytest.mark.skipif(not HOPPER, reason="needs a GPU with fp8")
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_gpu_quantises_tables_to_the_very_bytes_of_a_cpu(loaded: bool) -> None:
+    found = []
+    for device in (torch.device("cpu"), DEVICE):
+        torch.manual_seed(1)
+        model = open_model("dlrm", OPTIONS, False, (device, torch.int8))
+        if loaded:
+            model.load_state_dict(made_state(OPTIONS))
+        assert model.emb_l.table.device.type == device.type
+        found.append(model_hash(model))
+    assert found[0] == found[1]
+
+
+@pytest.mark.skipif(not HOPPER, reason="needs a GPU with fp8")
+@pytest.mark.parametrize("graphs", [True, False])
+def test_the_engine_answers_on_a_gpu_as_on_a_cpu(graphs: bool) -> None:
+    """Of seeded weights, with the scales of random samples, which are the same on both."""
+    task = open_task("criteo", {"generated": 2})
+    sizes = [100, 700, 30, 1, 300]
+    samples = [memoryview(made_pairs(n, OPTIONS["rows"], n).numpy().tobytes()) for n in sizes]
+    answers, hashes = [], set()
+    for device in ("cpu", "cuda"):
+        options = {"engine": "torch", "model": "dlrm", "precision": "int8", **OPTIONS}
+        backend = open_backend({**options, "device": device, "cuda_graphs": graphs}, task, 8)
+        facts = backend.load()
+        hashes.add((facts["model_hash"], facts["scales_sha256"]))
+        backend.submit(Batch(np.arange(len(sizes)), samples, None))
+        (done,) = wait(backend)
+        backend.close()
+        answers.append(torch.logit(torch.from_numpy(done.responses.blob.view(np.float32).copy())))
+    assert len(hashes) == 1 and len(answers[0]) == sum(sizes)
+    assert (answers[0] - answers[1]).abs().mean() < 0.1 * answers[0].std()

@@ -30,14 +30,18 @@ and the module
 and, where the network can be computed in 8 bits (EIGHT_BITS), when folded and not converted,
 
     calibrated(batches, method, correct, heard) -> {"activations": ..., "corrections": ...}
-        the numbers of quantise.Scales, from batches of the task's samples, of a ragged task (rows, counts);
-        heard(done, total) tells how far
+        the numbers of quantise.Scales, from batches of the task's samples, of a ragged task (rows, counts)
+        with the counts on the host; heard(done, total) tells how far
     quantised(scales, device) -> nn.Module
         the same network in 8 bits on the device, with the same inputs and outputs; its `kernels` are None, or
         what facts() of a record tells, and its `numbers` say in sentences what is in which format; where the
         weights are not all of the precision, `weight_data_types` names them for a submission
     scores(batch) -> tensor (n, ...)
         of both modules: by these 8 bits are held against fp32
+    agreement(found, expected) -> {"samples": ..., "top1": ..., "cosine": ..., ...}
+        of two scores, where they are not what quantise.agreement takes, (n, classes)
+    methods = ("max",)
+        the methods of quantise that it has, if not all of METHODS; the first is taken where none is asked for
 """
 
 from __future__ import annotations
@@ -68,8 +72,6 @@ _MODELS = {
 
 # Those that can be computed in 8 bits, and in which.
 EIGHT_BITS = {"dlrm": "int8", "resnet50": "int8"}
-# Those with activations in e4m3, whose steps grow with the value: mse weighs steps of one size.
-_BY_MAX_ALONE = ("dlrm",)
 
 
 class ModelError(Exception):
@@ -95,13 +97,6 @@ def why_not_eight_bits(
         if given:
             return field, f"does not go with precision {precision}, which has its own kernels; leave it out"
     return None
-
-
-def why_not_method(model: str, method: str) -> str | None:
-    """Why the scales of `model` cannot be found by `method`; None if they can."""
-    if method == "max" or model not in _BY_MAX_ALONE:
-        return None
-    return f"{method} is for int8, and model {model!r} has activations in e4m3: calibrate with --method max"
 
 
 def open_model(

@@ -39,6 +39,8 @@ class Dlrm(nn.Module):
     """int32 pairs (r, 13 counts + 26 indices) -> the probability of a click of each, float32 (r,)."""
 
     graphable = True
+    methods = dlrm_int8.METHODS
+    agreement = staticmethod(dlrm_int8.agreement)
     _below: torch.Tensor
 
     def __init__(self, options: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> None:
@@ -97,14 +99,14 @@ class Dlrm(nn.Module):
         heard: Callable[[int, int], None] = lambda done, total: None,
     ) -> dict[str, Any]:
         """See workers.models; no bias is corrected."""
-        return dlrm_int8.calibrated(self, batches, method, heard)
+        return dlrm_int8.calibrated(self, batches, heard)
 
     def quantised(self, scales: Scales, device: torch.device) -> nn.Module:
         """See workers.models; the tables are in int8 already, on their device."""
         return dlrm_int8.Int8Dlrm(self, scales, device)
 
     def scores(self, batch: dlrm_int8.Batch) -> torch.Tensor:
-        """Pairs and counts -> (r, 2): the log-odds of no click, which are 0, and of a click."""
+        """Pairs and counts -> (r,): the log-odds of a click."""
         return dlrm_int8.log_odds(self(*batch))
 
 

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from workers.library import Library
-from workers.models import ModelError, why_not_method
+from workers.models import ModelError
 from workers.models.dlrm_tables import check_indices
 from workers.models.quantise import TOP, Method, Scales
 from workers.tasks.criteo import DENSE
@@ -31,10 +31,29 @@ Heard = Callable[[int, int], None]  # told how many steps are done, of how many
 Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # pairs int32 (r, 39), and how many are each sample's
 
 
+# mse weighs what is cut off against steps of one size; those of e4m3 grow with the value.
+METHODS: tuple[Method, ...] = ("max",)
+
+
 def log_odds(predictions: torch.Tensor) -> torch.Tensor:
-    """(r,) -> (r, 2): of no click, which are 0, and of a click."""
-    odds = torch.logit(predictions.float(), 1e-6)
-    return torch.stack([torch.zeros_like(odds), odds], 1)
+    """Of a click."""
+    return torch.logit(predictions.float(), 1e-6)
+
+
+def agreement(found: torch.Tensor, expected: torch.Tensor) -> dict[str, float]:
+    """Of the log-odds of pairs (`samples`): for which share of them the same answer is the likelier one.
+
+    `cosine` is of the log-odds less their mean, so their correlation; `error` is relative to the same.
+    """
+    a, b = found.double(), expected.double()
+    own_a, own_b = a - a.mean(), b - b.mean()
+    spread = own_b.norm().clamp(min=1e-12)
+    return {
+        "samples": float(len(a)),
+        "top1": ((a > 0) == (b > 0)).double().mean().item(),
+        "cosine": (own_a @ own_b / (own_a.norm().clamp(min=1e-12) * spread)).item(),
+        "error": ((a - b).norm() / spread).item(),
+    }
 
 
 def linears(perceptron: Any) -> list[nn.Linear]:
@@ -63,10 +82,8 @@ def tensor_names(folded: Any) -> list[str]:
 
 
 @torch.no_grad()
-def calibrated(folded: Any, batches: Sequence[Batch], method: Method, heard: Heard) -> dict[str, Any]:
-    """`activations` of Scales: a tensor's largest value is the last of its format. ModelError for mse."""
-    if why := why_not_method("dlrm", method):
-        raise ModelError(why)
+def calibrated(folded: Any, batches: Sequence[Batch], heard: Heard) -> dict[str, Any]:
+    """`activations` of Scales: a tensor's largest value is the last of its format."""
     names, tops = tensor_names(folded), dict[str, float]()
     for done, (rows, _) in enumerate(batches, 1):
         for name, values in float_tensors(folded, rows):
@@ -109,8 +126,9 @@ class Int8Dlrm(nn.Module):
         "Perceptrons, weights and activations: fp8 e4m3, one scale a tensor, its largest absolute value 448; "
         "but the first layer, of the counts, in fp16, and the last, of one output, in fp32.",
         "The bottom perceptron's output: int8 beside the tables' rows, fp8 e4m3 where it enters the top.",
-        "Sums: int32 of the products of features, else the fp32 that the matrix units of e4m3 have.",
-        "Calibration: the fp32 network, with fp32 tables.",
+        "Biases: fp32. Sums: int32 of the products of features, else the fp32 of the matrix units.",
+        "Calibrated, and held against, is the fp32 network with its fp32 tables; where it is held against, a "
+        "sample is a pair, and its answer a click or none.",
     )
     firsts: torch.Tensor
     lasts: torch.Tensor
