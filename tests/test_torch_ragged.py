@@ -20,11 +20,10 @@ from workers.backends import FAR, Backend, BackendError, Batch, Done, open_backe
 from workers.backends.torch_cuda import CudaSlot
 from workers.backends.torch_network import Network
 from workers.backends.torch_ragged import (
-    FINE_FROM,
-    FINE_GROWTH,
     ROW_GROWTH,
     ROW_QUANTUM,
     RaggedSlot,
+    full_buckets,
     row_buckets,
     split_rows,
 )
@@ -170,6 +169,21 @@ def test_the_smallest_graph_that_holds_the_rows_is_played() -> None:
     assert played == [64, 64, 128, 240]
 
 
+def test_graphs_end_where_full_batches_do_and_what_is_longer_needs_none(rng: np.random.Generator) -> None:
+    """64 samples of 1 to 40 rows: 1312 rows give or take 92, while 64 of the longest are 2560."""
+    slot, lane = ragged_slot("sums", max_batch=64)
+    full = full_buckets(np.array(task.counts(task.made(128, 7))), 64)
+    assert 2560 == slot.facts["most_rows"] > slot.facts["most_rows_in_a_graph"] == full[-1] > 1312 + 5 * 92
+    assert slot.facts["graphs"] <= len({*row_buckets(full[-1]), *full})
+    longest = [memoryview(np.full((40, 3), n, np.int32).tobytes()) for n in range(64)]
+    assert answers_of(slot, longest) == [expected("sums", sample) for sample in longest] and not lane.played
+    samples = task.made(64, 23)
+    assert answers_of(slot, samples) == [expected("sums", sample) for sample in samples] and lane.played
+    rows = int(task.counts(samples).sum())
+    played = sorted({*row_buckets(full[-1]), *full}, reverse=True)[lane.played[0]]
+    assert rows <= played < rows + 92 + ROW_QUANTUM
+
+
 @pytest.mark.parametrize("kind", ["sums", "halves", "eager"])
 def test_samples_longer_than_any_seen_before_are_answered_in_parts(kind: str) -> None:
     slot, _ = ragged_slot(kind)
@@ -225,9 +239,8 @@ def test_row_buckets_hold_everything_with_little_padding(most: int, rows: int) -
     assert buckets[-1] == most and sorted(set(buckets)) == buckets
     assert all(size % ROW_QUANTUM == 0 for size in buckets[:-1])
     padded = next(size for size in buckets if size >= rows)
-    growth = FINE_GROWTH if rows > most * FINE_FROM * ROW_GROWTH else ROW_GROWTH
-    assert padded < rows * growth + 2 * ROW_QUANTUM
-    assert len(buckets) <= 28 + 8 * max(0, np.log2(most / ROW_QUANTUM))
+    assert padded < max(rows * ROW_GROWTH, rows) + ROW_QUANTUM + 1
+    assert len(buckets) <= 12 + 8 * max(0, np.log2(most / ROW_QUANTUM))
 
 
 @settings(max_examples=100, deadline=None)

@@ -6,7 +6,7 @@ import hashlib
 import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -81,7 +81,7 @@ def _calibrate(
     torch.set_num_threads(threads_of(checked.threads, 1))
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     with torch.inference_mode():
-        module, facts = load_folded(replace(checked, precision="fp32"), options, device, torch.float32)
+        module, facts = load_folded(checked, options, device, torch.float32)
         network: Any = module.to(device)
         method = _method(network, asked, f"{checked.model} in {checked.precision}")
         batches = samples.batches(task, device)

@@ -194,8 +194,9 @@ def _build(
         torch.manual_seed(WEIGHTS_SEED)
         own = {field.name for field in fields(TorchOptions)} | {"engine"}
         wanted = {key: value for key, value in raw.items() if key not in own and value is not None}
+        large = torch.int8 if options.precision == "int8" else dtype
         try:
-            return open_model(options.model, wanted, options.channels_last, (device, dtype))
+            return open_model(options.model, wanted, options.channels_last, (device, large))
         except ModelError as error:
             raise BackendError(str(error)) from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,29 +19,34 @@ from workers.tasks import Task, counts_of
 # A batch's rows take about as long to be laid side by side as to be computed. With two slots DLRM on an H100
 # gave 0.86 to 0.92 of its bare loop, which is never waited for; with three 0.98, and the bare loop 8 % more.
 RAGGED_SLOTS = 3
-# A stack of rows is padded to the next of these steps. Eight of them double it, so 4.6 % of BERT's work would
-# be padding. Sixteen where an Offline test's full batches lie make it 2.3 %, with 63 graphs instead of 48: 64
-# samples of BERT have half of the rows that 64 of the longest have, DLRM's two fifths.
+# A stack of rows is padded to the next of these steps. Eight of them double it, so 4 % of the work is padding
+# on average; with four it would be 9 %.
 ROW_QUANTUM = 64
 ROW_GROWTH = 2**0.125
-FINE_FROM, FINE_GROWTH = 0.25, 2**0.0625
 # The longest of so many warm-up samples, times max_batch, is what the buffers hold.
 SAMPLES_LOOKED_AT = 128
+# A full batch has the mean of its samples' rows, give or take. A graph at each of so many standard deviations
+# pads it by 1 % (DLRM, batches of 1,024 samples; 3 % without these), and beyond them there is none: a batch
+# of more rows, one of a billion if the samples are like those of warm-up, is computed without a graph.
+FULL_DEVIATIONS = (-2, -1, 0, 1, 2, 3, 6)
 MOST_STAGED_BYTES = 1 << 31
 
 
 def row_buckets(most: int) -> list[int]:
-    """Numbers of rows up to `most`: multiples of ROW_QUANTUM, each about ROW_GROWTH times the last.
-
-    From FINE_FROM of `most` on it is FINE_GROWTH.
-    """
+    """Numbers of rows up to `most`: multiples of ROW_QUANTUM, each about ROW_GROWTH times the last."""
     found = []
     rows = ROW_QUANTUM
     while rows < most:
         found.append(rows)
-        growth = ROW_GROWTH if rows < most * FINE_FROM else FINE_GROWTH
-        rows = max(rows + ROW_QUANTUM, -(-int(rows * growth) // ROW_QUANTUM) * ROW_QUANTUM)
+        rows = max(rows + ROW_QUANTUM, -(-int(rows * ROW_GROWTH) // ROW_QUANTUM) * ROW_QUANTUM)
     return [*found, most]
+
+
+def full_buckets(counts: np.ndarray, samples: int) -> list[int]:
+    """Numbers of rows that batches of so many samples come to, where samples have such `counts`."""
+    mean, deviation = samples * counts.mean(), counts.std() * samples**0.5
+    steps = [math.ceil((mean + n * deviation) / ROW_QUANTUM) * ROW_QUANTUM for n in FULL_DEVIATIONS]
+    return [step for step in steps if step > 0]
 
 
 def split_rows(counts: np.ndarray, most: int) -> list[tuple[int, int]]:
@@ -57,8 +63,8 @@ def split_rows(counts: np.ndarray, most: int) -> list[tuple[int, int]]:
 class RaggedSlot:
     """Pinned host buffers for the rows of a full batch of the longest samples, and the same on the device.
 
-    A longer batch is computed in parts, so nothing is allocated or captured while the clock runs; only a
-    single sample longer than the buffers gets memory of its own.
+    A longer batch is computed in parts, so nothing is captured while the clock runs, and memory is allocated
+    only for a single sample longer than the buffers, or for a batch beyond the graphs.
     """
 
     def __init__(self, network: Network, task: Task, max_batch: int, lane: Lane) -> None:
@@ -94,11 +100,15 @@ class RaggedSlot:
             self._counts_host.zero_()
             self._counts = self._counts_host.to(lane.device, copy=True)
             if self._network.cuda_graphs:
-                self._buckets = row_buckets(self._capacity)
+                full = full_buckets(counts, self._max_batch)
+                most = min(full[-1], self._capacity)
+                self._buckets = sorted({*row_buckets(most), *(rows for rows in full if rows < most)})
                 self._capture_all(longest)
             lane.land()
         seconds = round(time.perf_counter() - began, 3)
         self.facts = {"graphs": len(self._graphs), "most_rows": self._capacity, "open_s": seconds}
+        if self._buckets:
+            self.facts["most_rows_in_a_graph"] = self._buckets[-1]
 
     def _capture_all(self, longest: int) -> None:
         """Capture the largest first: its output's shape and its scratch memory serve the others."""
@@ -179,7 +189,7 @@ class RaggedSlot:
 
     def _run(self, rows: torch.Tensor, n: int, total: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Play the bucket's graph, or compute exactly the rows that there are."""
-        if self._graphs and total <= self._capacity:
+        if self._graphs and total <= self._buckets[-1]:
             self._graphs[bucket_of(total, self._buckets)]()
             return self._out, self._out_counts
         counts = self._counts_host if self._network.host_counts else self._counts

@@ -8,7 +8,8 @@ file may also have
 
     build_on(options, channels_last, device, dtype)
         for a model too large for the host in fp32: it makes every large parameter on `device` in `dtype` at
-        once, and seeded.fill_uniform_ gives it the same values on every device
+        once, and seeded.fill_uniform_ gives it the same values on every device; dtype torch.int8 where the
+        precision is int8
 
 and the module
 
@@ -33,7 +34,8 @@ and, where the network can be computed in 8 bits (EIGHT_BITS), when folded and n
         with the counts on the host; heard(done, total) tells how far
     quantised(scales, device) -> nn.Module
         the same network in 8 bits on the device, with the same inputs and outputs; its `kernels` are None, or
-        what facts() of a record tells, and its `numbers` say in sentences what is in which format
+        what facts() of a record tells, and its `numbers` say in sentences what is in which format; where the
+        weights are not all of the precision, `weight_data_types` names them for a submission
     scores(batch) -> tensor (n, ...)
         of both modules: by these 8 bits are held against fp32
     agreement(found, expected) -> {"samples": ..., "top1": ..., "cosine": ..., ...}
@@ -69,7 +71,7 @@ _MODELS = {
 
 
 # Those that can be computed in 8 bits, and in which.
-EIGHT_BITS = {"bert-large": "fp8", "resnet50": "int8"}
+EIGHT_BITS = {"bert-large": "fp8", "dlrm": "int8", "resnet50": "int8"}
 
 
 class ModelError(Exception):
