@@ -6,7 +6,7 @@ A Worker lives for one test. The model and the library live in its WorkerHost (h
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -203,11 +203,12 @@ class Worker:
         now = self._clock()
         while self._running and self._batcher.due_ns(self._backend.free_at_ns(now)) <= now:
             taken = self._batcher.take()
-            samples = taken.samples
+            # What came with the work is computed, whatever the library holds under these indices.
+            samples: Sequence[memoryview] = taken.samples
             if not samples and self._backend.needs_samples:
                 if self._library is None:
                     raise ProtocolError("indices were sent to a worker that has no sample library")
-                samples = self._library.samples(taken.indices)
+                samples = self._library.batch(taken.indices)
             if self.order is not None:
                 self.order.append(taken.indices)
             self._in_engine += 1
