@@ -56,7 +56,7 @@ class TorchBackend(Section):
     )
     gather: Literal["auto", "host"] = Field(
         default="auto",
-        description="How a batch's loaded samples get to a GPU. auto: it fetches them from pinned memory where "
+        description="How loaded samples get to a GPU. auto: it fetches them from pinned memory where "
         "it can; host: a thread of the host stacks them.",
     )
     compile: bool = Field(default=False, description="torch.compile the module, before the clock starts.")

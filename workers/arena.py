@@ -17,7 +17,8 @@ ALIGNED_BYTES = 16
 # than half of the last chunk.
 CHUNK_BYTES = 1 << 30
 
-Pin = Callable[[int], np.ndarray]  # so many bytes as uint8; MemoryError or RuntimeError if there are none
+# So many bytes as uint8, from a multiple of ALIGNED_BYTES on; MemoryError or RuntimeError if there are none.
+Pin = Callable[[int], np.ndarray]
 Views = Callable[[], Sequence[memoryview]]
 
 
@@ -61,8 +62,9 @@ class _Chunk:
     def __init__(self, memory: np.ndarray) -> None:
         self.memory = memory
         self.base = int(memory.ctypes.data)
-        self.first = -self.base % ALIGNED_BYTES
-        self.used = self.first
+        if self.base % ALIGNED_BYTES:
+            raise MemoryError(f"pinned memory begins at {self.base:#x}, no multiple of {ALIGNED_BYTES}")
+        self.used = 0
         self.samples = 0
 
     def room(self) -> int:
@@ -155,8 +157,7 @@ class Arena:
 
     def _add_chunk(self, least: int, wanted: int) -> int:
         """Pin a chunk that holds `least` bytes, and `wanted` if it may; its number."""
-        least, wanted = least + ALIGNED_BYTES, wanted + ALIGNED_BYTES
-        size = 1 << (max(least, min(wanted, CHUNK_BYTES)) - 1).bit_length()
+        size = 1 << (max(least, min(wanted, CHUNK_BYTES), ALIGNED_BYTES) - 1).bit_length()
         if self.held_bytes + size > self._most_bytes:
             raise MemoryError(
                 f"the loaded samples need more than the {self._most_bytes / 1e9:.1f} GB that may be pinned"

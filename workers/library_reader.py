@@ -134,6 +134,11 @@ class Library:
         self._arena = arena
         arena.load(np.flatnonzero(self._loaded), self._data, self._offsets)
 
+    @property
+    def refused(self) -> str:
+        """Why the loaded samples do not lie in the arena; empty if they do, or there is none."""
+        return "" if self._arena is None else self._arena.refused
+
     def batch(self, indices: np.ndarray) -> Sequence[memoryview]:
         """The samples for a backend: LoadedSamples while an arena holds them, else their bytes."""
         if self._arena is not None:

@@ -34,6 +34,7 @@ from workers.protocol import (
 # Even with nothing to do the loop looks up this often, so that stop() and a lost link are seen.
 IDLE_WAIT_NS = 200_000_000
 DRAIN_NS = 60_000_000_000
+MOST_REASON_BYTES = 4000
 
 
 class Port(Protocol):
@@ -116,7 +117,8 @@ class Worker:
         except Exception as error:
             # Whatever it is, the test must hear it at once and by the worker's name, not by a silence.
             self.ended = f"{type(error).__name__}: {error}"
-            self._port.send(control(Kind.FAIL, self.epoch, body=self.ended.encode()[:4000]))
+            reason = self.ended.encode()[:MOST_REASON_BYTES]
+            self._port.send(control(Kind.FAIL, self.epoch, body=reason))
         else:
             self._drain()
 
@@ -173,9 +175,11 @@ class Worker:
             body = np.array([self._clock()], "<i8").tobytes()
             self._port.send(control(Kind.PONG, self.epoch, number, body))
         elif kind is Kind.LOAD:
+            refused = ""
             if self._library is not None:
                 self._library.load(indices_body(parts))
-            self._port.send(control(Kind.LOADED, self.epoch, number))
+                refused = self._library.refused
+            self._port.send(control(Kind.LOADED, self.epoch, number, refused.encode()[:MOST_REASON_BYTES]))
         elif kind is Kind.UNLOAD:
             if self._library is not None:
                 self._library.unload(indices_body(parts))

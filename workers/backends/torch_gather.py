@@ -73,7 +73,7 @@ class Fetcher:
         if not isinstance(samples, LoadedSamples):
             return False
         rest = samples.sizes % row_bytes if ragged else samples.sizes - row_bytes
-        return not rest.any() and not (samples.sizes % WORD_BYTES).any()
+        return row_bytes % WORD_BYTES == 0 and not rest.any()
 
     def stage(self, samples: LoadedSamples) -> None:
         """Write down the next batch, whose samples go back to back."""
