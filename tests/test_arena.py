@@ -131,9 +131,11 @@ def test_a_set_beyond_the_bound_or_without_memory_is_left_to_the_host_until_it_i
     def fails(size: int) -> np.ndarray:
         raise RuntimeError("CUDA error: out of memory\nCompile with so and so")
 
-    library.keep_in(Arena(library.sizes, fails, NO_BOUND))
-    assert library.refused == "CUDA error: out of memory"
-    assert not isinstance(library.batch(np.arange(2)), LoadedSamples)
+    failing = library_of(tmp_path / "failing", [bytes(8)] * 2)
+    failing.keep_in(Arena(failing.sizes, fails, NO_BOUND))
+    failing.load(np.arange(2))
+    assert failing.refused == "CUDA error: out of memory"
+    assert not isinstance(failing.batch(np.arange(2)), LoadedSamples)
 
 
 def test_a_sample_that_is_not_loaded_has_no_address(tmp_path: Path) -> None:
@@ -144,7 +146,7 @@ def test_a_sample_that_is_not_loaded_has_no_address(tmp_path: Path) -> None:
         with pytest.raises(LibraryError, match="sample 30 was asked for but is not loaded"):
             library.batch(np.array(indices))
     for wrong in (-1, 40):
-        for more in ([], range(20)):
+        for more in (range(0), range(20)):
             with pytest.raises(LibraryError, match=f"sample {wrong} does not exist"):
                 library.batch(np.array([wrong, *more]))
     library.unload(np.array([7]))
