@@ -10,6 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.evidence import _gathered
+from orchestrator.supervise import Outcome
+from orchestrator.timings import Board
 from tests.test_worker import EPOCH, Engine, Served
 from workers import arena as arenas
 from workers.arena import ALIGNED_BYTES, Arena, LoadedSamples
@@ -204,3 +207,12 @@ def test_the_bare_loop_goes_the_way_of_a_test_and_leaves_nothing_loaded(tmp_path
         bare_loop(engine, library, np.array([3, 1, 3, 9, 2, 7]), None)
         assert arena.held_bytes == 0
     assert all(isinstance(batch.samples, LoadedSamples) for batch in engine.batches)
+
+
+def test_the_record_of_a_test_says_who_stacked_after_all_and_why() -> None:
+    facts = [{"name": name, "gather": "device", "gather_why": ""} for name in ("w0", "w1")]
+    outcome = Outcome("finished", Board(2))
+    assert _gathered(facts, outcome) == facts
+    outcome.result = {"stacked": {"w1": "no room"}}
+    stacked = {"name": "w1", "gather": "host", "gather_why": "no room"}
+    assert _gathered(facts, outcome) == [facts[0], stacked] and facts[1]["gather"] == "device"
