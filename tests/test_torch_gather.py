@@ -17,7 +17,7 @@ from workers.arena import Arena, LoadedSamples
 from workers.backends import BackendError, Batch, open_backend, torch_engine, torch_gather
 from workers.backends.slots import Computed, Slot, SlotBackend
 from workers.backends.torch_cuda import CudaSlot
-from workers.backends.torch_gather import Gathering, gathering_of
+from workers.backends.torch_gather import Gathering, gathering_of, trial
 from workers.backends.torch_network import Network, load_network
 from workers.backends.torch_ragged import RaggedSlot
 from workers.host import WorkerHost, WorkerSpec
@@ -179,12 +179,18 @@ def test_samples_of_another_size_than_a_row_are_the_host_s_to_refuse(tmp_path: P
     backend.close()
 
 
-def test_a_gpu_that_reads_something_else_is_found_out_before_the_first_batch(
-    launch: Fetched, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_kernel_that_does_not_run_or_reads_something_else_is_found_out_before_it_is_used(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    launch, cpu = Fetched(), torch.device("cpu")
+    assert not trial(launch, cpu, zeros) and len(launch.launches) == 2
+
+    def fails(*given: Any, **more: Any) -> None:
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")
+
+    assert trial(fails, cpu, zeros) == "the kernel does not run: RuntimeError: Failed to find C compiler."
     monkeypatch.setattr(ctypes, "memmove", lambda *given: None)
-    with pytest.raises(BackendError, match="set backend.gather: host"):
-        opened(fixed, tmp_path)
+    assert trial(launch, cpu, zeros) == "the GPU does not read pinned memory as the host wrote it"
 
 
 # Which way, and what a record says of it
@@ -201,7 +207,7 @@ def test_a_way_is_chosen_by_what_there_is_and_told(monkeypatch: pytest.MonkeyPat
         return found.adopt(task.prepare(tmp_path))
 
     launch: tuple[Any, str] = (None, "there is no Triton")
-    monkeypatch.setattr(torch_gather, "_kernel", lambda: launch)
+    monkeypatch.setattr(torch_gather, "_kernel", lambda device: launch)
     assert facts("auto", cpu, fixed) == {}
     assert facts("auto", gpu, fixed) == {"gather": "host", "gather_why": "there is no Triton"}
     launch = (Fetched(), "the samples come with the work")

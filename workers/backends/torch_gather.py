@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeGuard
 import numpy as np
 import torch
 
-from workers.arena import Arena, LoadedSamples
+from workers.arena import ALIGNED_BYTES, Arena, LoadedSamples
 from workers.backends import BackendError
 from workers.library import Library
 from workers.limits import memory_bytes
@@ -22,6 +22,7 @@ GATHERS = ("auto", "host")
 # The samples also lie in the page cache, and the networks in the same memory: half is left to them.
 SHARE_OF_MEMORY = 2
 WORD_BYTES = 4
+WIDE_WORDS = ALIGNED_BYTES // WORD_BYTES
 TRIAL_WORDS = 20_001
 
 
@@ -37,7 +38,6 @@ class _Lane(Protocol):
     @property
     def device(self) -> torch.device: ...
     def pinned(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor: ...
-    def land(self) -> None: ...
 
 
 class Fetcher:
@@ -51,22 +51,10 @@ class Fetcher:
         self._aligned = False
 
     def open(self) -> None:
-        """Allocate, and try both ways of the kernel, which compiles them; in the slot's stream."""
+        """Allocate; in the slot's stream."""
         self._table_host = self._lane.pinned((self._max_batch, 3), torch.int64)
         self._places = self._table_host.numpy()
         self._table = torch.zeros((self._max_batch, 3), dtype=torch.int64, device=self._lane.device)
-        given = self._lane.pinned((TRIAL_WORDS,), torch.int32)
-        given.copy_(torch.arange(TRIAL_WORDS) * 7919)
-        for words in (TRIAL_WORDS - 1, TRIAL_WORDS):
-            sizes = np.array([words * WORD_BYTES])
-            found = torch.zeros_like(given, device=self._lane.device)
-            self.stage(LoadedSamples(np.array([given.data_ptr()]), sizes, list, ()))
-            self.bring(found)
-            self._lane.land()
-            if not torch.equal(found[:words].cpu(), given[:words]) or found[words:].any():
-                raise BackendError(
-                    "the GPU does not read pinned memory as the host wrote it; set backend.gather: host"
-                )
 
     def takes(self, samples: Sequence[memoryview], row_bytes: int, ragged: bool) -> TypeGuard[LoadedSamples]:
         """Whether they can be fetched: each is one row of a fixed task, or whole rows of a ragged one."""
@@ -83,7 +71,7 @@ class Fetcher:
         self._places[:n, 1] = ends - words
         self._places[:n, 2] = words
         self._samples, self._words, self._most_words = n, int(ends[-1]), int(words.max())
-        self._aligned = not (words % 4).any()  # 16 bytes
+        self._aligned = not (words % WIDE_WORDS).any()
 
     def bring(self, out: torch.Tensor) -> None:
         """Let the GPU fetch it to the start of `out`, of any type and contiguous; does not wait."""
@@ -141,17 +129,35 @@ def gathering_of(gather: str, device: torch.device, task: Task, workers_on_host:
     elif not task.stacked:
         why = f"task {task.name} lays its samples out itself"
     else:
-        launch, why = _kernel()
+        launch, why = _kernel(device)
     return Gathering(launch, why, most_bytes, _pinned)
 
 
-def _kernel() -> tuple[Launch | None, str]:
+def _kernel(device: torch.device) -> tuple[Launch | None, str]:
     """The kernel's launch, or why there is none."""
     try:
         from workers.backends import fetch_kernel
     except ImportError:
         return None, "there is no Triton"
-    return fetch_kernel.launch, "the samples come with the work"
+    why = trial(fetch_kernel.launch, device, _pinned)
+    return (None, why) if why else (fetch_kernel.launch, "the samples come with the work")
+
+
+def trial(launch: Launch, device: torch.device, pin: Callable[[int], np.ndarray]) -> str:
+    """Compile `launch` in both of its ways and try it: why it cannot be used here, empty if it can."""
+    try:
+        given = torch.from_numpy(pin(TRIAL_WORDS * WORD_BYTES)).view(torch.int32)
+        given.copy_(torch.arange(TRIAL_WORDS) * 7919)
+        for words in (TRIAL_WORDS - 1, TRIAL_WORDS):
+            table = torch.tensor([[given.data_ptr(), 0, words]]).to(device)
+            found = torch.zeros_like(given, device=device)
+            launch(table, 1, words, found, words % WIDE_WORDS == 0)
+            if not torch.equal(found[:words].cpu(), given[:words]) or found[words:].any():
+                return "the GPU does not read pinned memory as the host wrote it"
+    except Exception as error:
+        # Without a C compiler, say, Triton cannot make its launcher; what it raises is not documented.
+        return f"the kernel does not run: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return ""
 
 
 def _pinned(size: int) -> np.ndarray:
