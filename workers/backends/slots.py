@@ -127,6 +127,10 @@ class SlotBackend:
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # BackendError for samples that the network cannot answer; an engine sets its own once it has loaded.
         self.check_library: Callable[[Library], None] = lambda library: None
+        # Before warm-up, unless the samples come with the work: how the library's are gathered, as facts.
+        self.adopt: Callable[[Library], dict[str, Any]] = lambda library: {}
+        # Samples of warm-up as those of a test will lie.
+        self.arranged: Callable[[list[memoryview]], Sequence[memoryview]] = lambda samples: samples
         self._slots: list[Slot] = []
         self._inboxes: list[queue.SimpleQueue[Batch | None]] = []
         self._threads: list[threading.Thread] = []
@@ -155,7 +159,7 @@ class SlotBackend:
     def warm_up(self) -> list[tuple[int, float]]:
         """Every bucket through every slot, whole path; the best round counts."""
         for size in self.buckets:
-            samples = self._task.warm_up_samples(size)
+            samples = self.arranged(self._task.warm_up_samples(size))
             for number in range(len(self._threads)):
                 for turn in range(WARM_UP_ROUNDS):
                     seconds = self._try_batch(number, Batch(np.zeros(size, np.int64), samples, None))

@@ -35,8 +35,9 @@ class TorchOptions:
     """The manifest's `backend` section as far as it concerns this engine, and two facts from the driver.
 
     These are `device` and `workers_on_host`. `threads` 0 means the host's cores divided by its workers; an
-    empty `weights` means seeded ones; `precision` fp32 means fp32, TF32 (10 bits of mantissa) stays off.
-    `scales` are those of int8 and fp8; empty, with seeded weights alone, means scales of random samples.
+    empty `weights` means seeded ones; `precision` fp32 means fp32, TF32 (10 bits of mantissa) stays off;
+    `gather` is one of torch_gather.GATHERS. `scales` are those of int8 and fp8; empty, with seeded weights
+    alone, means scales of random samples.
     """
 
     model: str = ""
@@ -49,6 +50,7 @@ class TorchOptions:
     cuda_graphs: bool = True
     compile: bool = False
     device: str = "cpu"
+    gather: str = "auto"
     threads: int = 0
     workers_on_host: int = 1
 

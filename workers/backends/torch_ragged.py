@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 
+from workers.arena import LoadedSamples
 from workers.backends.slots import Computed
 from workers.backends.torch_cuda import EAGER_PASSES, EAGER_PASSES_OF_SMALLER, Lane
+from workers.backends.torch_gather import Fetcher, Launch
 from workers.backends.torch_network import Network
 from workers.backends.torch_slots import bucket_of, refuse_other_total
 from workers.tasks import Task, counts_of
@@ -51,6 +54,8 @@ def full_buckets(counts: np.ndarray, samples: int) -> list[int]:
 
 def split_rows(counts: np.ndarray, most: int) -> list[tuple[int, int]]:
     """Neighbouring samples of `most` rows at most, as (first, last + 1); a longer sample stands alone."""
+    if counts.sum() <= most:
+        return [(0, len(counts))]
     parts, start, held = [], 0, 0
     for place, count in enumerate(counts.tolist()):
         if held and held + count > most:
@@ -67,13 +72,21 @@ class RaggedSlot:
     only for a single sample longer than the buffers, or for a batch beyond the graphs.
     """
 
-    def __init__(self, network: Network, task: Task, max_batch: int, lane: Lane) -> None:
+    def __init__(
+        self,
+        network: Network,
+        task: Task,
+        max_batch: int,
+        lane: Lane,
+        launch: Launch | None = None,
+    ) -> None:
         self._network = network
         self._task = task
         self._max_batch = max_batch
         self._lane = lane
         self._graphs: dict[int, Callable[[], None]] = {}
         self._buckets: list[int] = []
+        self._fetcher = None if launch is None else Fetcher(lane, launch, max_batch)
         self._out_host: torch.Tensor | None = None
         self.facts: dict[str, Any] = {}
 
@@ -96,6 +109,9 @@ class RaggedSlot:
             self._in_host.copy_(given)
             self._rows = self._in_host.numpy()
             self._in = self._in_host.to(lane.device, copy=True)
+            self._row_bytes = self._rows[0].nbytes
+            if self._fetcher is not None:
+                self._fetcher.open()
             self._counts_host = lane.pinned((self._max_batch,), torch.int64)
             self._counts_host.zero_()
             self._counts = self._counts_host.to(lane.device, copy=True)
@@ -134,7 +150,10 @@ class RaggedSlot:
 
     def compute(self, samples: Sequence[memoryview]) -> Computed:
         """See Slot."""
-        counts = counts_of(self._task, samples)
+        if self._fetches(samples):
+            counts = samples.sizes // self._row_bytes
+        else:
+            counts = counts_of(self._task, samples)
         parts = split_rows(counts, self._capacity)
         if len(parts) == 1:
             return self._compute_part(samples, counts)
@@ -156,12 +175,12 @@ class RaggedSlot:
         began = time.perf_counter()
         n, total = len(samples), int(counts.sum())
         with lane.streaming():
-            host, rows = self._stage(samples, total)
+            rows, bring = self._stage(samples, total)
             self._counts_host[:n] = torch.from_numpy(counts)
             self._counts_host[n:] = 0
             collated = time.perf_counter()
             with lane.arriving():
-                rows[:total].copy_(host[:total], non_blocking=True)
+                bring()
                 self._counts.copy_(self._counts_host, non_blocking=True)
             with lane.computing():
                 y, changed = self._run(rows, n, total)
@@ -173,19 +192,27 @@ class RaggedSlot:
             outputs = self._bring_home(y, counts)
         return Computed(outputs, counts, *lane.seconds(collated - began))
 
-    def _stage(self, samples: Sequence[memoryview], total: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The samples' rows in pinned memory, and where on the device they belong."""
+    def _fetches(self, samples: Sequence[memoryview]) -> TypeGuard[LoadedSamples]:
+        return self._fetcher is not None and self._fetcher.takes(samples, self._row_bytes, ragged=True)
+
+    def _stage(self, samples: Sequence[memoryview], total: int) -> tuple[torch.Tensor, Callable[[], object]]:
+        """Where on the device the samples' rows belong, and what brings them there from pinned memory."""
         host, rows, place = self._in_host, self._in, self._rows
+        shape = (total, *self._rows.shape[1:])
         if total > self._capacity:
-            shape = (total, *self._rows.shape[1:])
+            rows = torch.empty(shape, dtype=self._in.dtype, device=self._lane.device)
+        if self._fetcher is not None and self._fetches(samples):
+            self._fetcher.stage(samples)
+            return rows, partial(self._fetcher.bring, rows)
+        if total > self._capacity:
             host = self._lane.pinned(shape, self._in_host.dtype)
-            rows, place = torch.empty_like(host, device=self._lane.device), host.numpy()
+            place = host.numpy()
         given = self._task.collate(samples, place)
         if len(given) != total:
             refuse_other_total(len(given), counts_of(self._task, samples))
         if not np.may_share_memory(given, place):
             place[:total] = given
-        return host, rows
+        return rows, lambda: rows[:total].copy_(host[:total], non_blocking=True)
 
     def _run(self, rows: torch.Tensor, n: int, total: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Play the bucket's graph, or compute exactly the rows that there are."""
