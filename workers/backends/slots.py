@@ -101,7 +101,8 @@ class SlotBackend:
 
     `load` gives the slots, not open yet, and the network's facts; `name` is the network's in messages;
     `around` is entered in each slot's thread. `buckets` are the batch sizes that warm-up measures; `padded`:
-    every batch is padded to one of them. An engine sets both in `load`, if not as they are.
+    every batch is padded to one of them; `side_by_side`: slots compute at once and do not wait for each
+    other. An engine sets them in `load`, if not as they are.
     """
 
     needs_samples = True
@@ -118,6 +119,7 @@ class SlotBackend:
         self.answer_bytes = 0
         self.buckets = powers_of_two(max_batch)
         self.padded = False
+        self.side_by_side = False
         self._name = name
         self._task = task
         self._load = load
@@ -186,7 +188,7 @@ class SlotBackend:
 
     def free_at_ns(self, now_ns: int) -> int:
         """While one slot computes and one is idle: the estimated end less the time to feed the next batch."""
-        if len(self._idle) == len(self._threads):
+        if len(self._idle) == len(self._threads) or (self.side_by_side and self._idle):
             return now_ns
         return max(now_ns, self._engine_free_ns - self._lead_ns) if self._idle else FAR
 

@@ -38,6 +38,7 @@ def open_engine(options: Mapping[str, Any], task: Task, max_batch: int) -> SlotB
         network = load_network(checked, options, len(backend.buckets), task.ragged, samples)
         backend.check_library = network.check_library
         backend.padded = network.padded and not task.ragged
+        backend.side_by_side = network.side_by_side and network.device.type == "cuda"
         if backend.padded and not checked.compile:  # to compile for one size takes up to a minute
             backend.buckets = padded_sizes(max_batch)
         gathering = gathering_of(checked.gather, network.device, task, checked.workers_on_host)
@@ -58,7 +59,7 @@ def _make_slots(network: Network, task: Task, buckets: list[int], gathering: Gat
     """The slots that fit the device: two or three overlap on a GPU, one is all of a CPU."""
     if network.device.type != "cuda":
         return [CpuSlot(network, task, buckets)]
-    turn = ComputeTurn()
+    turn = ComputeTurn(network.side_by_side)
     lanes = [Lane(network.device, turn) for _ in range(RAGGED_SLOTS if task.ragged else CUDA_SLOTS)]
     if task.ragged:
         return [RaggedSlot(network, task, buckets[-1], lane, gathering.launch) for lane in lanes]

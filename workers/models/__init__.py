@@ -22,6 +22,8 @@ and the module
         no CUDA graph is captured and no batch is padded. True, the default, means: static shapes, and no wait
         for the device; a ragged module then sees rows beyond counts.sum(), valid but of no meaning, and
         counts padded with zeros
+    side_by_side = True
+        on a GPU batches are computed at once, each on a stream of its own: one alone leaves most of it idle
     host_counts = True
         the counts of a ragged batch lie on the CPU; such a module is not graphable
     full_precision = ("name", ...)
