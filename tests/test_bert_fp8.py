@@ -184,7 +184,7 @@ def test_seeded_weights_can_be_sized_without_a_file_and_say_so() -> None:
 
 def test_other_precisions_of_8_bits_are_refused() -> None:
     assert EIGHT_BITS["bert-large"] == "fp8"
-    with pytest.raises(BackendError, match="int8 is for model resnet50"):
+    with pytest.raises(BackendError, match="int8 is for model dlrm or resnet50"):
         answers({**FP8, "precision": "int8"})
 
 
