@@ -75,7 +75,7 @@ class Fetcher:
 
     def bring(self, out: torch.Tensor) -> None:
         """Let the GPU fetch it to the start of `out`, of any type and contiguous; does not wait."""
-        words = out.reshape(-1).view(torch.uint8).view(torch.int32)
+        words = out.view(-1).view(torch.uint8).view(torch.int32)
         if self._words > len(words):
             raise BackendError(f"{self._words} words of samples do not fit into a buffer of {len(words)}")
         n = self._samples
