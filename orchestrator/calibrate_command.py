@@ -44,8 +44,12 @@ CalibrationList = Annotated[
     ),
 ]
 Method = Annotated[
-    Literal["mse", "max"],
-    typer.Option(help="mse: the scale of the least squared error. max: the largest value is the last step."),
+    Literal["mse", "max"] | None,
+    typer.Option(
+        help="mse: the scale of the least squared error. max: the largest value is the last step, or e4m3's "
+        "448. Left out: mse for int8, max for fp8, which has no other.",
+        show_default=False,
+    ),
 ]
 Compare = Annotated[
     int,
@@ -56,7 +60,7 @@ Compare = Annotated[
 
 
 def calibrate(
-    manifest: ManifestFile, listing: CalibrationList = None, method: Method = "mse", compare: Compare = 0
+    manifest: ManifestFile, listing: CalibrationList = None, method: Method = None, compare: Compare = 0
 ) -> None:
     """Make the scales of a network in 8 bits from calibration samples; no training.
 
@@ -186,5 +190,6 @@ def _told(manifest: Manifest, place: Path, scales: Any) -> list[tuple[str, Text]
     rows = [("file", str(place)), ("weights", scales.weights), ("made from", made), ("method", scales.method)]
     if told := scales.agreement:
         same = f"the same best answer for {told['top1']:.2%} of {told['samples']:,.0f} other samples"
-        rows.append(("against fp32", f"{same}; cosine of the scores {told['cosine']:.4f}"))
+        little = "; of seeded weights this says little" if scales.weights == "seeded" else ""
+        rows.append(("against fp32", f"{same}; cosine of the scores {told['cosine']:.4f}{little}"))
     return [(name, Text(text, overflow="fold")) for name, text in rows]

@@ -122,7 +122,7 @@ class Evidence:
             security="in-process" if order.local else order.security,
             index_approval=self.manifest.dispatch.index_approval,
             on_loss=order.on_loss,
-            workers=worker_records(list(crew.facts), outcome.board),
+            workers=worker_records(_gathered(crew.facts, outcome), outcome.board),
             worker_differences=list(crew.differences),
             course=outcome.course,
             series=series_record(outcome.board),
@@ -248,6 +248,13 @@ def _detail_of(folder: Path) -> DetailLog:
         return read_detail(folder / DETAIL)
     except LogError:
         return DetailLog()
+
+
+def _gathered(facts: Sequence[dict[str, Any]], outcome: Outcome) -> list[dict[str, Any]]:
+    """The workers' facts, with what became of them when this test's samples were loaded."""
+    stacked = outcome.result.get("stacked", {})
+    after_all = {name: {"gather": "host", "gather_why": why} for name, why in stacked.items()}
+    return [fact | after_all.get(fact["name"], {}) for fact in facts]
 
 
 def _losses(outcome: Outcome) -> list[LossRecord]:

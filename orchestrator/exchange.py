@@ -106,14 +106,15 @@ class Exchange:
             self._asleep = False
             self._link.wake()
 
-    def load(self, indices: Sequence[int]) -> None:
-        """LoadGen's LoadSamplesToRam: here in value mode, in every worker's host in index mode."""
-        array = np.asarray(indices, np.int64)
+    def load(self, indices: Sequence[int]) -> dict[str, str]:
+        """LoadGen's LoadSamplesToRam, here or (index mode) in the workers; who stacks after all, and why."""
+        array, said = np.asarray(indices, np.int64), {}
         if self._library is not None:
             self._library.load(array)
         else:
-            self._ask_all(Kind.LOADED, indices_message(Kind.LOAD, self._epoch, array), LOAD_TIMEOUT_S)
+            said = self._ask_all(Kind.LOADED, indices_message(Kind.LOAD, self._epoch, array), LOAD_TIMEOUT_S)
         self._watch_hangs = True
+        return {self._dispatcher.seats[i].name: _printable(why) for i, why in said.items() if why}
 
     def unload(self, indices: Sequence[int]) -> None:
         """LoadGen's UnloadSamplesFromRam."""
@@ -396,5 +397,4 @@ class Exchange:
 
 def _printable(body: bytes) -> str:
     """A worker's words, fit to be shown: not too many, and nothing that a terminal would obey."""
-    text = body[:TEXT_BYTES].decode(errors="replace")
-    return "".join(c if c.isprintable() else " " for c in text)
+    return "".join(c if c.isprintable() else " " for c in body[:TEXT_BYTES].decode(errors="replace"))

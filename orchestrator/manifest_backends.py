@@ -55,6 +55,11 @@ class TorchBackend(Section):
     cuda_graphs: bool = Field(
         default=True, description="Capture a CUDA graph for every batch size in use (CUDA only)."
     )
+    gather: Literal["auto", "host"] = Field(
+        default="auto",
+        description="How loaded samples get to a GPU. auto: it fetches them from pinned memory where "
+        "it can; host: a thread of the host stacks them.",
+    )
     compile: bool = Field(default=False, description="torch.compile the module, before the clock starts.")
     threads: int | None = Field(
         default=None, ge=1, le=4096, description="CPU threads of a worker. null: its share."

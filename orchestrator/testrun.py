@@ -63,6 +63,7 @@ class TestProcess:
         self.exchange = self._open_exchange()
         self.finished = os.eventfd(0, os.EFD_CLOEXEC)
         self.failure: str | None = None
+        self.stacked: dict[str, str] = {}  # whose loaded samples could not be pinned after all, and why
         self._done = False
 
     def _open_seats(self) -> tuple[list[Seat], list[WorkerHost]]:
@@ -152,7 +153,7 @@ class TestProcess:
         self.asker.run(callbacks, Path.cwd())
 
     def _load(self, indices: Any) -> None:
-        self.exchange.load(indices)
+        self.stacked |= self.exchange.load(indices)
         # Untimed until here: from now on no collection may stop the loop.
         gc.collect()
         gc.freeze()
@@ -246,6 +247,7 @@ class TestProcess:
             "foreign_answers": self.exchange.foreign,
             "response_path": self._response_path(),
             "shared_answers": self.shared.answers,
+            "stacked": self.stacked,
             "max_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             **self.cpu.result(),
         }

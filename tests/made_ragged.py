@@ -27,6 +27,7 @@ class RunsTask:
 
     name = "runs"
     ragged = True
+    stacked = True
     largest_batch = 0
 
     def __init__(self, count: int = 40, longest: int = LONGEST) -> None:

@@ -77,7 +77,7 @@ def test_what_int8_does_not_go_with_is_told_at_its_field(backend: str, field: st
 
 def test_other_networks_and_precisions_refuse_int8s_fields() -> None:
     other = text().replace("model: resnet50", "model: perceptron")
-    with pytest.raises(ManifestError, match="int8 is for model resnet50, not for perceptron"):
+    with pytest.raises(ManifestError, match="int8 is for model dlrm or resnet50, not for perceptron"):
         parse_manifest(other.encode())
     with pytest.raises(ManifestError, match="does nothing without precision int8"):
         parse_manifest(text().replace("int8", "fp16").encode())

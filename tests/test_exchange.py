@@ -271,6 +271,16 @@ def test_what_a_lost_worker_still_says_ends_nothing(table: Callable[..., Table])
     t.all_answered(ids)
 
 
+def test_loading_tells_who_stacks_after_all(table: Callable[..., Table]) -> None:
+    t, told = table(1).attached(), dict[str, str]()
+    loading = threading.Thread(target=lambda: told.update(t.exchange.load(range(4))))
+    loading.start()
+    t.puppets[0].take(Kind.LOAD)
+    t.puppets[0].reply(Kind.LOADED, b"no\x1broom")
+    loading.join(3)
+    assert told == {"w0": "no room"}
+
+
 def test_a_worker_that_hangs_is_lost_and_its_samples_move(
     table: Callable[..., Table], monkeypatch: pytest.MonkeyPatch
 ) -> None:

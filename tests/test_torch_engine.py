@@ -236,7 +236,7 @@ def lane(monkeypatch: pytest.MonkeyPatch) -> HostLane:
         network.cuda_graphs = network.padded = True
         return network
 
-    def slots(network: Network, task: Any, buckets: list[int]) -> list[CudaSlot]:
+    def slots(network: Network, task: Any, buckets: list[int], gathering: Any) -> list[CudaSlot]:
         return [CudaSlot(network, task, buckets, lane)]
 
     monkeypatch.setattr(torch_engine, "load_network", load)

@@ -19,7 +19,14 @@ from workers import models
 from workers.backends import FAR, Backend, BackendError, Batch, Done, open_backend
 from workers.backends.torch_cuda import CudaSlot
 from workers.backends.torch_network import Network
-from workers.backends.torch_ragged import ROW_GROWTH, ROW_QUANTUM, RaggedSlot, row_buckets, split_rows
+from workers.backends.torch_ragged import (
+    ROW_GROWTH,
+    ROW_QUANTUM,
+    RaggedSlot,
+    full_buckets,
+    row_buckets,
+    split_rows,
+)
 from workers.tasks.tensor import TensorTask
 
 TIME_BUDGET_S = 40
@@ -160,6 +167,21 @@ def test_the_smallest_graph_that_holds_the_rows_is_played() -> None:
         answers_of(slot, [memoryview(np.ones((n, 3), np.int32).tobytes()) for n in counts])
     played = [buckets[::-1][number] for number in lane.played]  # the largest was captured first
     assert played == [64, 64, 128, 240]
+
+
+def test_graphs_end_where_full_batches_do_and_what_is_longer_needs_none(rng: np.random.Generator) -> None:
+    """64 samples of 1 to 40 rows: 1312 rows give or take 92, while 64 of the longest are 2560."""
+    slot, lane = ragged_slot("sums", max_batch=64)
+    full = full_buckets(np.array(task.counts(task.made(128, 7))), 64)
+    assert 2560 == slot.facts["most_rows"] > slot.facts["most_rows_in_a_graph"] == full[-1] > 1312 + 5 * 92
+    assert slot.facts["graphs"] <= len({*row_buckets(full[-1]), *full})
+    longest = [memoryview(np.full((40, 3), n, np.int32).tobytes()) for n in range(64)]
+    assert answers_of(slot, longest) == [expected("sums", sample) for sample in longest] and not lane.played
+    samples = task.made(64, 23)
+    assert answers_of(slot, samples) == [expected("sums", sample) for sample in samples] and lane.played
+    rows = int(task.counts(samples).sum())
+    played = sorted({*row_buckets(full[-1]), *full}, reverse=True)[lane.played[0]]
+    assert rows <= played < rows + 92 + ROW_QUANTUM
 
 
 @pytest.mark.parametrize("kind", ["sums", "halves", "eager"])

@@ -38,13 +38,15 @@ def bare_loop(
         count, seconds = _run(backend, batches)
     finally:
         gc.enable()
+        if library is not None:
+            library.unload_all()
     return {"samples": len(order), "batches": count, "seconds": seconds, "rows": rows}
 
 
 def _batches(library: Library | None, order: np.ndarray, max_batch: int) -> Iterator[Batch]:
     for start in range(0, len(order), max_batch):
         indices = order[start : start + max_batch]
-        yield Batch(indices, [] if library is None else library.samples(indices), None)
+        yield Batch(indices, [] if library is None else library.batch(indices), None)
 
 
 def _run(backend: Backend, batches: Iterator[Batch]) -> tuple[int, float]:

@@ -106,6 +106,9 @@ class WorkerHost:
         check = getattr(engine, "check_library", None)
         if self._library is not None and check is not None:
             check(self._library)
+        adopt = getattr(engine, "adopt", None)
+        if self._library is not None and adopt is not None:
+            facts |= adopt(self._library)
         warm_up = backend.warm_up()
         return {
             "name": self.spec.name,
@@ -161,6 +164,8 @@ class WorkerHost:
         gc.disable()
         if near and not self._refused:
             self._memory = memory_for(self._backend.answer_bytes, self._memory)
+        if self._library is not None:
+            self._library.unload_all()
         batcher = Batcher(self.spec.max_batch, self.spec.batch_deadline_ns)
         self._port = port
         self._worker = Worker(

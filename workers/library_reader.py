@@ -8,7 +8,7 @@ A library is a folder:
     offsets.npy     int64 (count + 1,): sample i is samples.bin[offsets[i]:offsets[i + 1]]
     NAME.npy        further arrays for scorers, such as labels.npy
 
-Timed code calls `samples` only; everything else happens before LoadGen's clock starts.
+Timed code calls `samples` and `batch` only; everything else happens before LoadGen's clock starts.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ import json
 import mmap
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from workers.arena import Arena
 
 FORMAT = 1
 INDEX_FILE = "library.json"
@@ -78,6 +80,7 @@ class Library:
         self._offsets = offsets
         self._data = data
         self._loaded = np.zeros(self.count, dtype=bool)
+        self._arena: Arena | None = None
 
     @classmethod
     def open(cls, folder: Path, verify: bool = True) -> Library:
@@ -112,23 +115,46 @@ class Library:
             for start, stop in _ranges(self._offsets, indices):
                 int(bytes_[start : stop : mmap.PAGESIZE].max(initial=0)) + int(bytes_[stop - 1])
         self._loaded[indices] = True
+        if self._arena is not None:
+            self._arena.load(indices, self._data, self._offsets)
 
     def unload(self, indices: np.ndarray) -> None:
         """Forget that samples are loaded; the kernel takes their pages back when it needs them."""
-        self._loaded[self._checked(indices)] = False
+        indices = self._checked(indices)
+        self._loaded[indices] = False
+        if self._arena is not None:
+            self._arena.unload(indices, any_left=bool(self._loaded.any()))
+
+    def unload_all(self) -> None:
+        """Forget all that is loaded: a test that was broken off unloads nothing."""
+        self.unload(np.flatnonzero(self._loaded))
+
+    def keep_in(self, arena: Arena) -> None:
+        """Copy into `arena` what is loaded, from now on."""
+        self._arena = arena
+        arena.load(np.flatnonzero(self._loaded), self._data, self._offsets)
+
+    @property
+    def refused(self) -> str:
+        """Why the loaded samples do not lie in the arena; empty if they do, or there is none."""
+        return "" if self._arena is None else self._arena.refused
+
+    def batch(self, indices: np.ndarray) -> Sequence[memoryview]:
+        """The samples for a backend: LoadedSamples while an arena holds them, else their bytes."""
+        if self._arena is not None:
+            self._check_loaded(indices)
+            indices = indices.astype(np.int64)  # a caller may change its own
+            found = self._arena.batch(indices, lambda: self.samples(indices))
+            if found is not None:
+                return found
+        return self.samples(indices)
 
     def samples(self, indices: np.ndarray) -> list[memoryview]:
         """The samples' bytes without a copy; LibraryError names an index out of range or not loaded."""
         data, offsets = self._data, self._offsets
+        self._check_loaded(indices)
         if len(indices) <= _FEW:
-            found = []
-            for i in indices.tolist():
-                if not 0 <= i < self.count or not self._loaded[i]:
-                    self._refuse(indices)
-                found.append(data[offsets[i] : offsets[i + 1]])
-            return found
-        if indices.min() < 0 or indices.max() >= self.count or not self._loaded[indices].all():
-            self._refuse(indices)
+            return [data[offsets[i] : offsets[i + 1]] for i in indices.tolist()]
         starts, stops = offsets[indices].tolist(), offsets[indices + 1].tolist()
         return [data[a:b] for a, b in zip(starts, stops, strict=True)]
 
@@ -144,6 +170,14 @@ class Library:
         if len(indices) and (indices.min() < 0 or indices.max() >= self.count):
             self._refuse(indices, also_unloaded=False)
         return indices
+
+    def _check_loaded(self, indices: np.ndarray) -> None:
+        """LibraryError if one of them is out of range or not loaded."""
+        if len(indices) <= _FEW:
+            if not all(0 <= i < self.count and self._loaded[i] for i in indices.tolist()):
+                self._refuse(indices)
+        elif indices.min() < 0 or indices.max() >= self.count or not self._loaded[indices].all():
+            self._refuse(indices)
 
     def _refuse(self, indices: np.ndarray, also_unloaded: bool = True) -> None:
         """Raise the LibraryError that names the first index which cannot be served."""

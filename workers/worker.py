@@ -6,7 +6,7 @@ A Worker lives for one test. The model and the library live in its WorkerHost (h
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,6 +34,7 @@ from workers.protocol import (
 # Even with nothing to do the loop looks up this often, so that stop() and a lost link are seen.
 IDLE_WAIT_NS = 200_000_000
 DRAIN_NS = 60_000_000_000
+MOST_REASON_BYTES = 4000
 
 
 class Port(Protocol):
@@ -116,7 +117,8 @@ class Worker:
         except Exception as error:
             # Whatever it is, the test must hear it at once and by the worker's name, not by a silence.
             self.ended = f"{type(error).__name__}: {error}"
-            self._port.send(control(Kind.FAIL, self.epoch, body=self.ended.encode()[:4000]))
+            reason = self.ended.encode()[:MOST_REASON_BYTES]
+            self._port.send(control(Kind.FAIL, self.epoch, body=reason))
         else:
             self._drain()
 
@@ -173,9 +175,11 @@ class Worker:
             body = np.array([self._clock()], "<i8").tobytes()
             self._port.send(control(Kind.PONG, self.epoch, number, body))
         elif kind is Kind.LOAD:
+            refused = ""
             if self._library is not None:
                 self._library.load(indices_body(parts))
-            self._port.send(control(Kind.LOADED, self.epoch, number))
+                refused = self._library.refused
+            self._port.send(control(Kind.LOADED, self.epoch, number, refused.encode()[:MOST_REASON_BYTES]))
         elif kind is Kind.UNLOAD:
             if self._library is not None:
                 self._library.unload(indices_body(parts))
@@ -203,11 +207,12 @@ class Worker:
         now = self._clock()
         while self._running and self._batcher.due_ns(self._backend.free_at_ns(now)) <= now:
             taken = self._batcher.take()
-            samples = taken.samples
+            # What came with the work is computed, whatever the library holds under these indices.
+            samples: Sequence[memoryview] = taken.samples
             if not samples and self._backend.needs_samples:
                 if self._library is None:
                     raise ProtocolError("indices were sent to a worker that has no sample library")
-                samples = self._library.samples(taken.indices)
+                samples = self._library.batch(taken.indices)
             if self.order is not None:
                 self.order.append(taken.indices)
             self._in_engine += 1

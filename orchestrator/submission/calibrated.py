@@ -10,7 +10,7 @@ from orchestrator.submission.gather import Evidence
 METHODS = {
     "mse": "the scale with the least squared error over all values on the calibration samples, rounding and "
     "clipping together",
-    "max": "the largest value on the calibration samples is the last step",
+    "max": "the largest value on the calibration samples is the largest that the format holds",
 }
 
 
@@ -46,7 +46,7 @@ def _network(facts: Mapping[str, Any]) -> str:
         f"Calibration samples: {samples}; as prepared, sha256 {made.get('library') or 'none'}.",
         *[str(line) for line in made.get("numbers", ())],
         f"Scale of an activation: {method}.",
-        f"Biases: {corrected if made.get('biases') == 'corrected' else 'as they were'}; fp32.",
+        f"Biases: {corrected if made.get('biases') == 'corrected' else 'as they were'}.",
         f"Scales: `{facts.get('scales')}`, sha256 {facts.get('scales_sha256')}.",
     ]
     told = made.get("agreement")

@@ -64,7 +64,7 @@ def _derived(cell: Evidence) -> dict[str, str]:
     if facts.get("weights") not in (None, "", "seeded", "none"):
         found["starting_weights_filename"] = str(facts["weights"])
     if isinstance(backend, TorchBackend | Ctranslate2Backend):
-        found["weight_data_types"] = backend.precision
+        found["weight_data_types"] = str(facts.get("weight_data_types") or backend.precision)
     found |= _transformations(backend, facts)
     return found
 
@@ -75,7 +75,8 @@ def _transformations(backend: Any, facts: Mapping[str, Any]) -> dict[str, str]:
     if isinstance(backend, TorchBackend):
         cast = "" if backend.precision == "fp32" else f", cast to {backend.precision}"
         if backend.precision in EIGHT_BITS.values():
-            cast = f", quantised after training to {backend.precision} by {facts.get('scales')}"
+            kinds = facts.get("weight_data_types") or backend.precision
+            cast = f", quantised after training to {kinds} by {facts.get('scales')}"
         loaded = f"loaded into LoadGrid's PyTorch network {facts.get('model', backend.model)}{cast}"
         return {"weight_transformations": loaded}
     return {}

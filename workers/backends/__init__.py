@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, TypeVar, get_type_hints
 
@@ -34,11 +34,13 @@ class BackendError(Exception):
 class Batch:
     """Samples computed together: `indices` int64 (n,), their bytes, and a ticket, handed back as it came.
 
+    `samples` alone says where the bytes are: LoadedSamples, from Library.batch, are those of the library; any
+    other sequence holds the bytes themselves (in value mode those that came with the work), and they count.
     `keep` copies responses uint8 that lie in the engine's own buffers to where they may stay.
     """
 
     indices: np.ndarray
-    samples: list[memoryview]
+    samples: Sequence[memoryview]
     ticket: object
     keep: Callable[[np.ndarray], np.ndarray] = np.copy
 

@@ -101,7 +101,8 @@ class SlotBackend:
 
     `load` gives the slots, not open yet, and the network's facts; `name` is the network's in messages;
     `around` is entered in each slot's thread. `buckets` are the batch sizes that warm-up measures; `padded`:
-    every batch is padded to one of them. An engine sets both in `load`, if not as they are.
+    every batch is padded to one of them; `side_by_side`: slots compute at once and do not wait for each
+    other. An engine sets them in `load`, if not as they are.
     """
 
     needs_samples = True
@@ -118,6 +119,7 @@ class SlotBackend:
         self.answer_bytes = 0
         self.buckets = powers_of_two(max_batch)
         self.padded = False
+        self.side_by_side = False
         self._name = name
         self._task = task
         self._load = load
@@ -127,6 +129,10 @@ class SlotBackend:
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # BackendError for samples that the network cannot answer; an engine sets its own once it has loaded.
         self.check_library: Callable[[Library], None] = lambda library: None
+        # Before warm-up, unless the samples come with the work: how the library's are gathered, as facts.
+        self.adopt: Callable[[Library], dict[str, Any]] = lambda library: {}
+        # Samples of warm-up as those of a test will lie.
+        self.arranged: Callable[[list[memoryview]], Sequence[memoryview]] = lambda samples: samples
         self._slots: list[Slot] = []
         self._inboxes: list[queue.SimpleQueue[Batch | None]] = []
         self._threads: list[threading.Thread] = []
@@ -155,7 +161,7 @@ class SlotBackend:
     def warm_up(self) -> list[tuple[int, float]]:
         """Every bucket through every slot, whole path; the best round counts."""
         for size in self.buckets:
-            samples = self._task.warm_up_samples(size)
+            samples = self.arranged(self._task.warm_up_samples(size))
             for number in range(len(self._threads)):
                 for turn in range(WARM_UP_ROUNDS):
                     seconds = self._try_batch(number, Batch(np.zeros(size, np.int64), samples, None))
@@ -182,7 +188,7 @@ class SlotBackend:
 
     def free_at_ns(self, now_ns: int) -> int:
         """While one slot computes and one is idle: the estimated end less the time to feed the next batch."""
-        if len(self._idle) == len(self._threads):
+        if len(self._idle) == len(self._threads) or (self.side_by_side and self._idle):
             return now_ns
         return max(now_ns, self._engine_free_ns - self._lead_ns) if self._idle else FAR
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from workers.backends.torch_quantised import Given, refuse_eight_bits
 from workers.backends.torch_slots import given
 from workers.library import Library
 from workers.models import ModelError
-from workers.models.quantise import Method, Scales, agreement
+from workers.models.quantise import METHODS, Method, Scales, agreement
 from workers.tasks import Task
 
 BATCH = 16
@@ -47,14 +48,14 @@ def calibrate(
     task: Task,
     samples: Samples,
     others: Samples | None,
-    method: Method,
+    method: Method | None,
     about: Mapping[str, Any],
     heard: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scales:
     """The scales of the weights that `options`, those of `backend`, name; BackendError if they have none.
 
-    `about` says what the samples are; `others` are those on which 8 bits are held against fp32. `heard` is
-    told how many steps are done, of how many.
+    `method` None is the network's first. `about` says what the samples are; on `others` 8 bits are held
+    against fp32. `heard` is told how many steps are done, of how many.
     """
     checked = read_options(TorchOptions, options)
     refuse_eight_bits(checked.model, checked.precision, checked.channels_last, checked.compile)
@@ -72,7 +73,7 @@ def _calibrate(
     task: Task,
     samples: Samples,
     others: Samples | None,
-    method: Method,
+    asked: Method | None,
     about: Mapping[str, Any],
     heard: Callable[[int, int], None],
 ) -> Scales:
@@ -80,8 +81,9 @@ def _calibrate(
     torch.set_num_threads(threads_of(checked.threads, 1))
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     with torch.inference_mode():
-        module, facts = load_folded(replace(checked, precision="fp32"), options, device, torch.float32)
+        module, facts = load_folded(checked, options, device, torch.float32)
         network: Any = module.to(device)
+        method = _method(network, asked, f"{checked.model} in {checked.precision}")
         batches = samples.batches(task, device)
         parts = network.calibrated(batches, method, True, heard)
         made = Scales(
@@ -103,18 +105,29 @@ def _calibrate(
     return made.model_copy(update={"agreement": told})
 
 
+def _method(network: Any, asked: Method | None, what: str) -> Method:
+    """What was asked for, or the network's first; BackendError if it does not have it."""
+    methods: tuple[Method, ...] = getattr(network, "methods", METHODS)
+    if asked is not None and asked not in methods:
+        raise BackendError(f"scales of {what} are found by method {' or '.join(methods)}, not by {asked}")
+    return asked or methods[0]
+
+
 def _moved(batch: Given, device: torch.device) -> Given:
-    """On the device, and a copy: the samples may be unloaded."""
+    """On the device, and a copy: the samples may be unloaded. Counts stay on the host."""
     if isinstance(batch, tuple):
         rows, counts = batch
-        return rows.clone().to(device), counts.to(device)
+        return rows.clone().to(device), counts.clone()
     return batch.clone().to(device)
 
 
 def _compare(network: Any, quantised: Any, batches: Sequence[Given]) -> dict[str, float]:
     exact = torch.cat([network.scores(batch).float().cpu() for batch in batches])
     found = torch.cat([quantised.scores(batch).float().cpu() for batch in batches])
-    return {name: round(value, 6) for name, value in agreement(found, exact).items()}
+    told = getattr(network, "agreement", agreement)(found, exact)
+    if not all(map(math.isfinite, told.values())):
+        raise BackendError("in 8 bits the network answers with what is no number")
+    return {name: round(value, 6) for name, value in told.items()}
 
 
 def _versions(device: torch.device) -> dict[str, str]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from workers.backends.slots import Computed
+from workers.backends.torch_gather import Fetcher, Launch
 from workers.backends.torch_network import Network
 from workers.backends.torch_slots import bucket_of
 from workers.tasks import Task
@@ -27,9 +28,11 @@ class ComputeTurn:
     """Lets slots compute one after the other while their copies overlap.
 
     Two batches computed at once would only slow each other down and make the end of neither predictable.
+    Not so where each leaves most of the device idle: then `side_by_side`, they all go at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, side_by_side: bool = False) -> None:
+        self.side_by_side = side_by_side
         self.lock = threading.Lock()
         self.last: torch.cuda.Event | None = None
         self.pool: tuple[int, int] | None = None  # graphs never run at once: one scratch memory
@@ -78,6 +81,11 @@ class Lane:
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
         """Around the compute: waits on the device for the turn."""
+        if self._turn.side_by_side:
+            self._begun.record()
+            yield
+            self._ended.record()
+            return
         with self._turn.lock:
             if self._turn.last is not None:
                 self._stream.wait_event(self._turn.last)
@@ -117,12 +125,20 @@ class Lane:
 class CudaSlot:
     """A fixed task's: pinned host buffers, static device buffers and, for each bucket, a graph over them."""
 
-    def __init__(self, network: Network, task: Task, buckets: list[int], lane: Lane) -> None:
+    def __init__(
+        self,
+        network: Network,
+        task: Task,
+        buckets: list[int],
+        lane: Lane,
+        launch: Launch | None = None,
+    ) -> None:
         self._network = network
         self._task = task
         self._buckets = buckets
         self._lane = lane
         self._graphs: dict[int, Callable[[], None]] = {}
+        self._fetcher = None if launch is None else Fetcher(lane, launch, buckets[-1])
         self.facts: dict[str, Any] = {}
 
     def open(self) -> None:
@@ -141,6 +157,8 @@ class CudaSlot:
             self._out_host = lane.pinned(first.shape, first.dtype)
             self._outputs = self._out_host.numpy()
             lane.land()
+            if self._fetcher is not None:
+                self._fetcher.open()
             if self._network.cuda_graphs:
                 self._capture_all()
         seconds = round(time.perf_counter() - began, 3)
@@ -160,15 +178,21 @@ class CudaSlot:
     def compute(self, samples: Sequence[memoryview]) -> Computed:
         """See Slot."""
         began = time.perf_counter()
-        n = len(samples)
-        rows = self._task.collate(samples, self._rows)
-        if not np.may_share_memory(rows, self._rows):
-            return self._compute_other_shape(rows, began)
-        lane = self._lane
+        n, lane, fetcher = len(samples), self._lane, self._fetcher
+        if fetcher is not None and fetcher.takes(samples, self._rows[0].nbytes, ragged=False):
+            fetcher.stage(samples)
+        else:
+            fetcher = None
+            rows = self._task.collate(samples, self._rows)
+            if not np.may_share_memory(rows, self._rows):
+                return self._compute_other_shape(rows, began)
         with lane.streaming():
             collated = time.perf_counter()
             with lane.arriving():
-                self._in[:n].copy_(self._in_host[:n], non_blocking=True)
+                if fetcher is not None:
+                    fetcher.bring(self._in)
+                else:
+                    self._in[:n].copy_(self._in_host[:n], non_blocking=True)
             with lane.computing():
                 if self._graphs:
                     self._graphs[bucket_of(n, self._buckets)]()

@@ -12,6 +12,7 @@ import torch
 from workers.backends import BackendError, read_options
 from workers.backends.slots import Slot, SlotBackend, padded_sizes, threads_of
 from workers.backends.torch_cuda import CUDA_SLOTS, ComputeTurn, CudaSlot, Lane
+from workers.backends.torch_gather import Gathering, gathering_of
 from workers.backends.torch_network import Network, TorchOptions, load_network
 from workers.backends.torch_quantised import Given
 from workers.backends.torch_ragged import RAGGED_SLOTS, RaggedSlot
@@ -37,9 +38,12 @@ def open_engine(options: Mapping[str, Any], task: Task, max_batch: int) -> SlotB
         network = load_network(checked, options, len(backend.buckets), task.ragged, samples)
         backend.check_library = network.check_library
         backend.padded = network.padded and not task.ragged
+        backend.side_by_side = network.side_by_side and network.device.type == "cuda"
         if backend.padded and not checked.compile:  # to compile for one size takes up to a minute
             backend.buckets = padded_sizes(max_batch)
-        return _make_slots(network, task, backend.buckets), _facts(network)
+        gathering = gathering_of(checked.gather, network.device, task, checked.workers_on_host)
+        backend.adopt, backend.arranged = gathering.adopt, gathering.arranged
+        return _make_slots(network, task, backend.buckets, gathering), _facts(network) | gathering.facts
 
     name = f"{checked.model} on {checked.device}"
     backend = SlotBackend(name, task, max_batch, load, around=torch.inference_mode)
@@ -51,15 +55,15 @@ def _facts(network: Network) -> dict[str, Any]:
     return {**network.facts, **facts}
 
 
-def _make_slots(network: Network, task: Task, buckets: list[int]) -> list[Slot]:
+def _make_slots(network: Network, task: Task, buckets: list[int], gathering: Gathering) -> list[Slot]:
     """The slots that fit the device: two or three overlap on a GPU, one is all of a CPU."""
     if network.device.type != "cuda":
         return [CpuSlot(network, task, buckets)]
-    turn = ComputeTurn()
+    turn = ComputeTurn(network.side_by_side)
     lanes = [Lane(network.device, turn) for _ in range(RAGGED_SLOTS if task.ragged else CUDA_SLOTS)]
     if task.ragged:
-        return [RaggedSlot(network, task, buckets[-1], lane) for lane in lanes]
-    return [CudaSlot(network, task, buckets, lane) for lane in lanes]
+        return [RaggedSlot(network, task, buckets[-1], lane, gathering.launch) for lane in lanes]
+    return [CudaSlot(network, task, buckets, lane, gathering.launch) for lane in lanes]
 
 
 def _versions(network: Network) -> dict[str, str]:

@@ -35,8 +35,9 @@ class TorchOptions:
     """The manifest's `backend` section as far as it concerns this engine, and two facts from the driver.
 
     These are `device` and `workers_on_host`. `threads` 0 means the host's cores divided by its workers; an
-    empty `weights` means seeded ones; `precision` fp32 means fp32, TF32 (10 bits of mantissa) stays off.
-    `scales` are those of int8 and fp8; empty, with seeded weights alone, means scales of random samples.
+    empty `weights` means seeded ones; `precision` fp32 means fp32, TF32 (10 bits of mantissa) stays off;
+    `gather` is one of torch_gather.GATHERS. `scales` are those of int8 and fp8; empty, with seeded weights
+    alone, means scales of random samples.
     """
 
     model: str = ""
@@ -49,6 +50,7 @@ class TorchOptions:
     cuda_graphs: bool = True
     compile: bool = False
     device: str = "cpu"
+    gather: str = "auto"
     threads: int = 0
     workers_on_host: int = 1
 
@@ -68,6 +70,7 @@ class Network:
         self.cuda_graphs = False
         self.host_counts = bool(getattr(module, "host_counts", False))
         self.graphable = bool(getattr(module, "graphable", True)) and not self.host_counts
+        self.side_by_side = bool(getattr(module, "side_by_side", False))
         self._module = module
         self._dtype = dtype
 
@@ -194,8 +197,9 @@ def _build(
         torch.manual_seed(WEIGHTS_SEED)
         own = {field.name for field in fields(TorchOptions)} | {"engine"}
         wanted = {key: value for key, value in raw.items() if key not in own and value is not None}
+        large = torch.int8 if options.precision == "int8" else dtype
         try:
-            return open_model(options.model, wanted, options.channels_last, (device, dtype))
+            return open_model(options.model, wanted, options.channels_last, (device, large))
         except ModelError as error:
             raise BackendError(str(error)) from None
 

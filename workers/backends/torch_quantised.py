@@ -64,6 +64,8 @@ def quantised(
             **({"agreement": scales.agreement} if scales.agreement else {}),
         },
     }
+    if hasattr(made, "weight_data_types"):
+        told["weight_data_types"] = made.weight_data_types
     if made.kernels is not None:
         told["kernels"] = made.kernels.facts()
     return made, told

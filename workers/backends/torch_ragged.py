@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 
+from workers.arena import LoadedSamples
 from workers.backends.slots import Computed
 from workers.backends.torch_cuda import EAGER_PASSES, EAGER_PASSES_OF_SMALLER, Lane
+from workers.backends.torch_gather import Fetcher, Launch
 from workers.backends.torch_network import Network
 from workers.backends.torch_slots import bucket_of, refuse_other_total
 from workers.tasks import Task, counts_of
@@ -24,6 +28,10 @@ ROW_QUANTUM = 64
 ROW_GROWTH = 2**0.125
 # The longest of so many warm-up samples, times max_batch, is what the buffers hold.
 SAMPLES_LOOKED_AT = 128
+# A full batch has the mean of its samples' rows, give or take. A graph at each of so many standard deviations
+# pads it by 1 % (DLRM, batches of 1,024 samples; 3 % without these), and beyond them there is none: a batch
+# of more rows, one of a billion if the samples are like those of warm-up, is computed without a graph.
+FULL_DEVIATIONS = (-2, -1, 0, 1, 2, 3, 6)
 MOST_STAGED_BYTES = 1 << 31
 
 
@@ -37,8 +45,17 @@ def row_buckets(most: int) -> list[int]:
     return [*found, most]
 
 
+def full_buckets(counts: np.ndarray, samples: int) -> list[int]:
+    """Numbers of rows that batches of so many samples come to, where samples have such `counts`."""
+    mean, deviation = samples * counts.mean(), counts.std() * samples**0.5
+    steps = [math.ceil((mean + n * deviation) / ROW_QUANTUM) * ROW_QUANTUM for n in FULL_DEVIATIONS]
+    return [step for step in steps if step > 0]
+
+
 def split_rows(counts: np.ndarray, most: int) -> list[tuple[int, int]]:
     """Neighbouring samples of `most` rows at most, as (first, last + 1); a longer sample stands alone."""
+    if counts.sum() <= most:
+        return [(0, len(counts))]
     parts, start, held = [], 0, 0
     for place, count in enumerate(counts.tolist()):
         if held and held + count > most:
@@ -51,17 +68,25 @@ def split_rows(counts: np.ndarray, most: int) -> list[tuple[int, int]]:
 class RaggedSlot:
     """Pinned host buffers for the rows of a full batch of the longest samples, and the same on the device.
 
-    A longer batch is computed in parts, so nothing is allocated or captured while the clock runs; only a
-    single sample longer than the buffers gets memory of its own.
+    A longer batch is computed in parts, so nothing is captured while the clock runs, and memory is allocated
+    only for a single sample longer than the buffers, or for a batch beyond the graphs.
     """
 
-    def __init__(self, network: Network, task: Task, max_batch: int, lane: Lane) -> None:
+    def __init__(
+        self,
+        network: Network,
+        task: Task,
+        max_batch: int,
+        lane: Lane,
+        launch: Launch | None = None,
+    ) -> None:
         self._network = network
         self._task = task
         self._max_batch = max_batch
         self._lane = lane
         self._graphs: dict[int, Callable[[], None]] = {}
         self._buckets: list[int] = []
+        self._fetcher = None if launch is None else Fetcher(lane, launch, max_batch)
         self._out_host: torch.Tensor | None = None
         self.facts: dict[str, Any] = {}
 
@@ -84,15 +109,22 @@ class RaggedSlot:
             self._in_host.copy_(given)
             self._rows = self._in_host.numpy()
             self._in = self._in_host.to(lane.device, copy=True)
+            self._row_bytes = self._rows[0].nbytes
+            if self._fetcher is not None:
+                self._fetcher.open()
             self._counts_host = lane.pinned((self._max_batch,), torch.int64)
             self._counts_host.zero_()
             self._counts = self._counts_host.to(lane.device, copy=True)
             if self._network.cuda_graphs:
-                self._buckets = row_buckets(self._capacity)
+                full = full_buckets(counts, self._max_batch)
+                most = min(full[-1], self._capacity)
+                self._buckets = sorted({*row_buckets(most), *(rows for rows in full if rows < most)})
                 self._capture_all(longest)
             lane.land()
         seconds = round(time.perf_counter() - began, 3)
         self.facts = {"graphs": len(self._graphs), "most_rows": self._capacity, "open_s": seconds}
+        if self._buckets:
+            self.facts["most_rows_in_a_graph"] = self._buckets[-1]
 
     def _capture_all(self, longest: int) -> None:
         """Capture the largest first: its output's shape and its scratch memory serve the others."""
@@ -118,7 +150,10 @@ class RaggedSlot:
 
     def compute(self, samples: Sequence[memoryview]) -> Computed:
         """See Slot."""
-        counts = counts_of(self._task, samples)
+        if self._fetches(samples):
+            counts = samples.sizes // self._row_bytes
+        else:
+            counts = counts_of(self._task, samples)
         parts = split_rows(counts, self._capacity)
         if len(parts) == 1:
             return self._compute_part(samples, counts)
@@ -140,12 +175,12 @@ class RaggedSlot:
         began = time.perf_counter()
         n, total = len(samples), int(counts.sum())
         with lane.streaming():
-            host, rows = self._stage(samples, total)
+            rows, bring = self._stage(samples, total)
             self._counts_host[:n] = torch.from_numpy(counts)
             self._counts_host[n:] = 0
             collated = time.perf_counter()
             with lane.arriving():
-                rows[:total].copy_(host[:total], non_blocking=True)
+                bring()
                 self._counts.copy_(self._counts_host, non_blocking=True)
             with lane.computing():
                 y, changed = self._run(rows, n, total)
@@ -157,23 +192,31 @@ class RaggedSlot:
             outputs = self._bring_home(y, counts)
         return Computed(outputs, counts, *lane.seconds(collated - began))
 
-    def _stage(self, samples: Sequence[memoryview], total: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The samples' rows in pinned memory, and where on the device they belong."""
+    def _fetches(self, samples: Sequence[memoryview]) -> TypeGuard[LoadedSamples]:
+        return self._fetcher is not None and self._fetcher.takes(samples, self._row_bytes, ragged=True)
+
+    def _stage(self, samples: Sequence[memoryview], total: int) -> tuple[torch.Tensor, Callable[[], object]]:
+        """Where on the device the samples' rows belong, and what brings them there from pinned memory."""
         host, rows, place = self._in_host, self._in, self._rows
+        shape = (total, *self._rows.shape[1:])
         if total > self._capacity:
-            shape = (total, *self._rows.shape[1:])
+            rows = torch.empty(shape, dtype=self._in.dtype, device=self._lane.device)
+        if self._fetcher is not None and self._fetches(samples):
+            self._fetcher.stage(samples)
+            return rows, partial(self._fetcher.bring, rows)
+        if total > self._capacity:
             host = self._lane.pinned(shape, self._in_host.dtype)
-            rows, place = torch.empty_like(host, device=self._lane.device), host.numpy()
+            place = host.numpy()
         given = self._task.collate(samples, place)
         if len(given) != total:
             refuse_other_total(len(given), counts_of(self._task, samples))
         if not np.may_share_memory(given, place):
             place[:total] = given
-        return host, rows
+        return rows, lambda: rows[:total].copy_(host[:total], non_blocking=True)
 
     def _run(self, rows: torch.Tensor, n: int, total: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Play the bucket's graph, or compute exactly the rows that there are."""
-        if self._graphs and total <= self._capacity:
+        if self._graphs and total <= self._buckets[-1]:
             self._graphs[bucket_of(total, self._buckets)]()
             return self._out, self._out_counts
         counts = self._counts_host if self._network.host_counts else self._counts

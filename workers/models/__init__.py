@@ -8,7 +8,8 @@ file may also have
 
     build_on(options, channels_last, device, dtype)
         for a model too large for the host in fp32: it makes every large parameter on `device` in `dtype` at
-        once, and seeded.fill_uniform_ gives it the same values on every device
+        once, and seeded.fill_uniform_ gives it the same values on every device; dtype torch.int8 where the
+        precision is int8
 
 and the module
 
@@ -21,6 +22,8 @@ and the module
         no CUDA graph is captured and no batch is padded. True, the default, means: static shapes, and no wait
         for the device; a ragged module then sees rows beyond counts.sum(), valid but of no meaning, and
         counts padded with zeros
+    side_by_side = True
+        on a GPU batches are computed at once, each on a stream of its own: one alone leaves most of it idle
     host_counts = True
         the counts of a ragged batch lie on the CPU; such a module is not graphable
     full_precision = ("name", ...)
@@ -29,13 +32,18 @@ and the module
 and, where the network can be computed in 8 bits (EIGHT_BITS), when folded and not converted,
 
     calibrated(batches, method, correct, heard) -> {"activations": ..., "corrections": ...}
-        the numbers of quantise.Scales, from batches of the task's samples, of a ragged task (rows, counts);
-        heard(done, total) tells how far
+        the numbers of quantise.Scales, from batches of the task's samples, of a ragged task (rows, counts)
+        with the counts on the host; heard(done, total) tells how far
     quantised(scales, device) -> nn.Module
         the same network in 8 bits on the device, with the same inputs and outputs; its `kernels` are None, or
-        what facts() of a record tells, and its `numbers` say in sentences what is in which format
+        what facts() of a record tells, and its `numbers` say in sentences what is in which format; where the
+        weights are not all of the precision, `weight_data_types` names them for a submission
     scores(batch) -> tensor (n, ...)
         of both modules: by these 8 bits are held against fp32
+    agreement(found, expected) -> {"samples": ..., "top1": ..., "cosine": ..., ...}
+        of two scores, where they are not what quantise.agreement takes, (n, classes)
+    methods = ("max",)
+        the methods of quantise that it has, if not all of METHODS; the first is taken where none is asked for
 """
 
 from __future__ import annotations
@@ -65,7 +73,7 @@ _MODELS = {
 
 
 # Those that can be computed in 8 bits, and in which.
-EIGHT_BITS = {"resnet50": "int8"}
+EIGHT_BITS = {"bert-large": "fp8", "dlrm": "int8", "resnet50": "int8"}
 
 
 class ModelError(Exception):

@@ -8,14 +8,16 @@ CUDA in fp16 or bf16 by torch's variable-length flash attention, elsewhere by gr
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from workers.models import ModelError
-from workers.models.lengths import group_by_length, padded_rows
+from workers.models import ModelError, bert_fp8
+from workers.models.bert_places import POSITIONS, Places
+from workers.models.quantise import Method, Scales
 
 try:
     from torch.nn.attention.varlen import varlen_attn  # torch 2.10
@@ -24,7 +26,6 @@ except ImportError:
 
 # bert_config.json of the reference, language/bert.
 OPTIONS: dict[str, Any] = {"layers": 24, "hidden": 1024, "heads": 16, "intermediate": 4096, "vocab": 30522}
-POSITIONS = 512
 SEGMENTS = 2
 NORM_EPSILON = 1e-12
 INITIALIZER_RANGE = 0.02
@@ -48,34 +49,6 @@ class Embeddings(nn.Module):
         words, segments = rows.unbind(1)
         total = self.word_embeddings(words) + self.token_type_embeddings(segments)
         return self.LayerNorm(total + self.position_embeddings(positions))
-
-
-class Places:
-    """Where each sample's rows lie, for all layers of one batch; made without a wait if `packed`."""
-
-    def __init__(self, counts: torch.Tensor, rows: torch.Tensor, packed: bool) -> None:
-        ends = counts.cumsum(0)
-        at = torch.arange(len(rows), device=counts.device)
-        # Rows beyond the last sample count on from it; they mean nothing, but must stay inside the table.
-        sample = torch.searchsorted(ends, at, right=True).clamp_(max=len(counts) - 1)
-        self.positions = (at - (ends - counts)[sample]).clamp_(0, POSITIONS - 1).to(rows.device)
-        self.packed = packed
-        self.ends = functional.pad(ends, (1, 0)).to(torch.int32)
-        self.groups = [] if packed else _groups(counts, rows.device)
-
-
-def _groups(counts: torch.Tensor, device: torch.device) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
-    """Samples of like length: row numbers int64 (g, longest), and which of these are the sample's own.
-
-    The latter is None where all are equally long. `counts` lies on the host (see host_counts).
-    """
-    lengths = counts.numpy()
-    found: list[tuple[torch.Tensor, torch.Tensor | None]] = []
-    for group in group_by_length(lengths):
-        if group.length:
-            index, own = (torch.from_numpy(part) for part in padded_rows(lengths, group))
-            found.append((index.to(device), None if bool(own.all()) else own.to(device)))
-    return found
 
 
 class SelfAttention(nn.Module):
@@ -190,6 +163,9 @@ class Bert(nn.Module):
 class BertSquad(nn.Module):
     """Rows int32 (R, 2) of token id and segment, counts int64 (n,) -> float32 (R, 2), start and end logit."""
 
+    methods = bert_fp8.METHODS
+    agreement = staticmethod(bert_fp8.agreement)
+
     def __init__(self, options: dict[str, Any]) -> None:
         super().__init__()
         self.bert = Bert(**options)
@@ -222,6 +198,25 @@ class BertSquad(nn.Module):
         """See the class; rows beyond counts.sum() and counts of 0 at the end change nothing."""
         x = self.bert(rows, Places(counts, rows, self.graphable))
         return self.qa_outputs(x).float()
+
+    def calibrated(
+        self,
+        batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        method: Method = "max",
+        correct: bool = False,
+        heard: Callable[[int, int], None] = lambda done, total: None,
+    ) -> dict[str, Any]:
+        """See workers.models; there is one method, and no bias is corrected."""
+        return bert_fp8.calibrated(self, batches, heard)
+
+    def quantised(self, scales: Scales, device: torch.device) -> nn.Module:
+        """See workers.models."""
+        return bert_fp8.Fp8Bert(self, scales, device)
+
+    def scores(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """float32 (n, 512, 2): start and end logits of each sample, NaN beyond its rows."""
+        rows, counts = batch
+        return bert_fp8.scores(self(rows, counts), counts)
 
 
 def build(options: dict[str, Any], channels_last: bool) -> nn.Module:

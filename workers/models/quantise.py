@@ -1,7 +1,8 @@
-"""Post-training quantisation to int8: scales from calibration samples, for any network. No training.
+"""Post-training quantisation: scales from calibration samples, for any network. No training.
 
-Activations are symmetric with one scale a tensor, weights symmetric with one scale an output channel. A
-scale is the value of one step; int8 holds -127 to 127 steps, and 0 to 127 after a ReLU.
+Int8: activations are symmetric with one scale a tensor, weights symmetric with one scale an output channel. A
+scale is the value of one step; int8 holds -127 to 127 steps, and 0 to 127 after a ReLU. FP8 differs by the
+largest number that it holds, and is the business of the networks that have it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ CLIPS = 100
 CORRECTION_DIGITS = 5
 
 Method = Literal["mse", "max"]
-# Told the name and the values of every tensor that will be int8, before a ReLU cuts it.
+METHODS: tuple[Method, ...] = ("mse", "max")
+# Told the name and the values of every tensor that will be int8, before a ReLU cuts it; of FP8 their sizes.
 Observe = Callable[[str, torch.Tensor], None]
 # A pass of the float network over one batch.
 Pass = Callable[[Any, Observe], torch.Tensor]
@@ -35,7 +37,7 @@ class Scales(BaseModel):
 
     `model_hash` is that of the weights as loaded; `samples` says from what the scales were made.
     `activations` is the value of a step, by tensor, `corrections` what is added to a bias, in such steps, by
-    layer and channel. `agreement`, if measured: int8 against fp32 on samples that are not among `samples`.
+    layer and channel. `agreement`, if measured: 8 bits against fp32 on samples that are not among `samples`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -84,12 +86,16 @@ def read_scales(data: bytes) -> Scales:
 
 
 def activation_scales(
-    run: Pass, batches: Sequence[Any], method: Method, step: Callable[[], None] = lambda: None
+    run: Pass,
+    batches: Sequence[Any],
+    method: Method,
+    step: Callable[[], None] = lambda: None,
+    last: float = TOP,
 ) -> dict[str, float]:
     """The scale of every tensor that `run` tells of, over all batches. `step` is called after each pass.
 
-    max: the largest value is the last step. mse: of CLIPS largest values the one with the least squared
-    error over all values seen, rounding and clipping together.
+    max: the largest value is the `last` step. mse, for int8 alone: of CLIPS largest values the one with the
+    least squared error over all values seen, rounding and clipping together.
     """
     tops: dict[str, float] = {}
     counts: dict[str, torch.Tensor] = {}
@@ -107,7 +113,7 @@ def activation_scales(
             run(batch, observe)
             step()
     if method == "max":
-        return {name: top / TOP for name, top in tops.items()}
+        return {name: top / last for name, top in tops.items()}
     return {name: least_error(counts[name], top) / TOP for name, top in tops.items()}
 
 

@@ -67,7 +67,7 @@ class Int8ResNet50(nn.Module):
     numbers = (
         "Activations: int8, symmetric, one scale a tensor.",
         "Weights: int8, symmetric, one scale an output channel: its largest absolute value is step 127.",
-        "Sums: int32. What is no convolution is computed in fp16.",
+        "Sums: int32. Biases: fp32. What is no convolution is computed in fp16.",
     )
     pads: torch.Tensor
     fc_weight: torch.Tensor

@@ -46,6 +46,7 @@ class Rnnt(nn.Module):
 
     graphable = False  # the host asks whether all is said, and how much it was
     host_counts = True  # packing needs the lengths there
+    side_by_side = True  # steps of an LSTM and of decoding are small, and most of the device waits for them
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__()
@@ -56,7 +57,7 @@ class Rnnt(nn.Module):
         self._features = LogMel()
         self._lanes: int = options["lanes"]
         self._decode_graph: bool = options["decode_graph"]
-        self._decoders: dict[int, GreedyDecoder] = {}
+        self._decoders: dict[tuple[int, int], GreedyDecoder] = {}
 
     def load_published(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """The reference's renaming (pytorch_SUT.py): of the joint network, and no tables of the features."""
@@ -97,13 +98,14 @@ class Rnnt(nn.Module):
         return decoder.decode(stacked.starts, stacked.lengths, torch.from_numpy(rank).to(device), graph)
 
     def _decoder(self, count: int, device: torch.device) -> GreedyDecoder:
-        """One for each power of two: its buffers, and what a graph has recorded of them, stay as they are."""
+        """One for each power of two and stream: its buffers and what a graph recorded of them stay."""
         capacity = 1 << (count - 1).bit_length()
-        known = self._decoders.get(capacity)
+        stream = torch.cuda.current_stream().cuda_stream if device.type == "cuda" else 0
+        known = self._decoders.get((capacity, stream))
         if known is None or known.device != device:
             lanes = min(self._lanes, capacity)
             known = GreedyDecoder(self.prediction, self.joint, lanes, capacity)
-            self._decoders[capacity] = known
+            self._decoders[capacity, stream] = known
         return known
 
 

@@ -12,18 +12,24 @@ _LEVELS = 1 << 24  # as many as float32 tells apart
 
 
 @torch.no_grad()
-def fill_uniform_(tensor: torch.Tensor, bound: float, seed: int) -> None:
+def fill_uniform_(tensor: torch.Tensor, bound: float, seed: int, first: int = 0) -> None:
     """Fill a contiguous tensor, where it lies, with values spread evenly over [-bound, bound).
 
     torch's own generators give other numbers on a GPU than on a CPU, and a worker's weights must be those of
     every other. Here each value is a hash of its place: integers, then one float32 product, rounded alike
-    everywhere.
+    everywhere. `first` is the place of the first element, where `tensor` is a piece of what is too large.
     """
     flat = tensor.view(-1)
     for start in range(0, flat.numel(), CHUNK):
         part = flat[start : start + CHUNK]
-        place = torch.arange(start + 1, start + 1 + part.numel(), dtype=torch.int64, device=tensor.device)
-        mixed = place.add_(seed << 40).mul_(_STEP)
-        mixed = mixed.bitwise_xor_(mixed >> 30).mul_(_MIX)
-        level = (mixed.bitwise_xor_(mixed >> 31) & (_LEVELS - 1)).sub_(_LEVELS // 2)
-        part.copy_(level.to(torch.float32).mul_(2 * bound / _LEVELS))
+        begin = first + start
+        places = torch.arange(begin, begin + part.numel(), dtype=torch.int64, device=tensor.device)
+        part.copy_(uniform_at(places, bound, seed))
+
+
+def uniform_at(places: torch.Tensor, bound: float, seed: int) -> torch.Tensor:
+    """float32: the values that fill_uniform_ gives to these places; `places`, int64, are overwritten."""
+    place = places.add_(1 + (seed << 40)).mul_(_STEP)
+    mixed = place.bitwise_xor_(place >> 30).mul_(_MIX)
+    level = (mixed.bitwise_xor_(mixed >> 31) & (_LEVELS - 1)).sub_(_LEVELS // 2)
+    return level.to(torch.float32).mul_(2 * bound / _LEVELS)

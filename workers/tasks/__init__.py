@@ -57,10 +57,13 @@ class Task(Protocol):
     """What a benchmark's samples are, before and after the model.
 
     A ragged task's sample is a number of rows (tokens, pairs, audio samples), more or fewer of them.
+    `stacked`: the model's input is the samples' bytes back to back and nothing else, and of a ragged task as
+    many rows as they fill; so an engine may lay them out without `collate`.
     """
 
     name: str
     ragged: bool
+    stacked: bool
     largest_batch: int  # most samples that one batch can hold; 0: any number
 
     def prepare(self, cache: Path) -> Library:

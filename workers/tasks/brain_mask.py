@@ -32,6 +32,7 @@ class BrainMaskTask:
 
     name = "brain-mask"
     ragged = False
+    stacked = False
     largest_batch = 1
 
     def __init__(self, options: dict[str, Any]) -> None:

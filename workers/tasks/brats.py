@@ -56,6 +56,7 @@ class BratsTask:
 
     name = "brats"
     ragged = False
+    stacked = True
     largest_batch = 0
 
     def __init__(self, options: dict[str, Any]) -> None:

@@ -51,6 +51,7 @@ class CocoTask:
 
     name: str
     ragged = False
+    stacked = True
     largest_batch = 0
     # Whether class k of a response is the k-th category instead of category_id k: --use-inv-map.
     use_inv_map: bool

@@ -63,6 +63,7 @@ class CriteoTask:
 
     name = "criteo"
     ragged = True
+    stacked = True
     largest_batch = 0
 
     def __init__(self, options: dict[str, Any]) -> None:

@@ -52,6 +52,7 @@ class ImagenetTask:
 
     name = "imagenet"
     ragged = False
+    stacked = True
     largest_batch = 0
 
     def __init__(self, options: dict[str, Any]) -> None:

@@ -36,6 +36,7 @@ class ImagenetPhotos:
 
     name = "imagenet-photos"
     ragged = False
+    stacked = True
     largest_batch = 0
 
     def __init__(self, options: dict[str, Any]) -> None:

@@ -44,6 +44,7 @@ class KitsTask:
 
     name = "kits"
     ragged = False
+    stacked = False
     largest_batch = 1
 
     def __init__(self, options: dict[str, Any]) -> None:

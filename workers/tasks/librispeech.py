@@ -61,6 +61,7 @@ class LibrispeechTask:
 
     name = "librispeech"
     ragged = True
+    stacked = True
     largest_batch = 0
 
     def __init__(self, options: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ class NullTask:
 
     name = "null"
     ragged = False
+    stacked = True
     largest_batch = 0
 
     def __init__(self, options: dict[str, Any]) -> None:

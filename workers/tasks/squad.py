@@ -57,6 +57,7 @@ class SquadTask:
 
     name = "squad"
     ragged = True
+    stacked = False
     largest_batch = 0
 
     def __init__(self, options: dict[str, Any]) -> None:

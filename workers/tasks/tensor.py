@@ -31,6 +31,7 @@ class TensorTask:
 
     name = "tensor"
     ragged = False
+    stacked = True
     largest_batch = 0
 
     def __init__(self, options: dict[str, Any]) -> None:
