@@ -1,8 +1,8 @@
-"""Loaded samples fetched by the GPU: the same answers as stacked ones, and only what is loaded."""
+"""Loaded samples fetched by the GPU's copy engines: answered as stacked ones, and only what is loaded."""
 
 from __future__ import annotations
 
-import ctypes
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,47 +11,61 @@ import pytest
 import torch
 
 from tests.drive_backend import MAX_BATCH, PERCEPTRON, wait
-from tests.made_ragged import HostLane, RunsTask, Sums, expected
+from tests.made_copies import NO_BOUND, Fetched, zeros
+from tests.made_ragged import WIDTH, HostLane, RunsTask, Sums, expected
 from workers import models
 from workers.arena import Arena, LoadedSamples
 from workers.backends import BackendError, Batch, open_backend, torch_engine, torch_gather
 from workers.backends.slots import Computed, Slot, SlotBackend
 from workers.backends.torch_cuda import CudaSlot
-from workers.backends.torch_gather import Gathering, gathering_of, trial
+from workers.backends.torch_gather import Gathering, gathering_of
 from workers.backends.torch_network import Network, load_network
 from workers.backends.torch_ragged import RaggedSlot
 from workers.host import WorkerHost, WorkerSpec
-from workers.library import Library, prepare_library
+from workers.library import Library, LibraryWriter, prepare_library
 from workers.tasks import Task, counts_of, open_task
 from workers.tasks.null import NullTask
 from workers.tasks.tensor import TensorTask
 
 TIME_BUDGET_S = 15
-NO_BOUND = 1 << 40
 CUDA = torch.cuda.is_available()
+
+
+class OddTask(RunsTask):
+    """Rows of WIDTH bytes."""
+
+    name = "odd"
+
+    def prepare(self, cache: Path) -> Library:
+        return library_of(cache / "odd", self.made(self.count, 5))
+
+    def made(self, count: int, seed: int) -> list[memoryview]:
+        wide = super().made(count, seed)
+        return [memoryview(np.frombuffer(sample, np.int32).astype(np.uint8).tobytes()) for sample in wide]
+
+    def collate(self, samples: Sequence[memoryview], out: np.ndarray | None = None) -> np.ndarray:
+        rows = np.frombuffer(b"".join(samples), np.uint8).reshape(-1, WIDTH)
+        if out is None:
+            return rows
+        out[: len(rows)] = rows
+        return out[: len(rows)]
+
+    def counts(self, samples: Sequence[memoryview]) -> np.ndarray:
+        return np.array([len(sample) // WIDTH for sample in samples], np.int64)
+
+
 fixed = TensorTask({"count": 40})
 ragged = RunsTask()
+odd = OddTask()
+every_task = pytest.mark.parametrize("task", [fixed, ragged, odd], ids=["fixed", "ragged", "odd"])
 
 
-def zeros(size: int) -> np.ndarray:
-    return np.zeros(size, np.uint8)
+def library_of(folder: Path, samples: list[memoryview]) -> Library:
+    def build(writer: LibraryWriter) -> None:
+        for sample in samples:
+            writer.add(sample)
 
-
-class Fetched:
-    """What the kernel does, without a GPU; how many samples and words each launch had."""
-
-    def __init__(self) -> None:
-        self.launches: list[tuple[int, int]] = []
-
-    def __call__(
-        self, table: torch.Tensor, samples: int, most_words: int, out: torch.Tensor, aligned: bool
-    ) -> None:
-        places = table[:samples].tolist()
-        self.launches.append((samples, sum(words for *_, words in places)))
-        for source, to, words in places:
-            assert source % 16 == 0 and words <= most_words and to + words <= len(out)
-            assert not aligned or (to % 4 == 0 and words % 4 == 0)
-            ctypes.memmove(out.data_ptr() + 4 * to, source, 4 * words)
+    return prepare_library(folder, "made", build)
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +112,7 @@ def given(backend: SlotBackend, indices: np.ndarray, samples: Any) -> bytes:
     return wait(backend)[0].responses.blob.tobytes()
 
 
-@pytest.mark.parametrize("task", [fixed, ragged], ids=["fixed", "ragged"])
+@every_task
 def test_fetched_samples_are_answered_as_stacked_ones(
     task: Any, tmp_path: Path, launch: Fetched, rng: np.random.Generator
 ) -> None:
@@ -108,12 +122,12 @@ def test_fetched_samples_are_answered_as_stacked_ones(
     for _ in range(30):
         indices = rng.integers(0, 40, rng.integers(1, MAX_BATCH + 1))
         fetched = given(backend, indices, library.batch(indices))
-        assert launch.launches.pop() == (len(indices), library.sizes[indices].sum() // 4)
+        assert launch.launches.pop() == (len(indices), library.sizes[indices].sum())
         assert fetched == given(backend, indices, library.samples(indices)) and not launch.launches
     backend.close()
 
 
-@pytest.mark.parametrize("task", [fixed, ragged], ids=["fixed", "ragged"])
+@every_task
 def test_bytes_that_came_with_the_work_are_never_fetched(task: Any, tmp_path: Path, launch: Fetched) -> None:
     backend, library = opened(task, tmp_path)
     launch.launches.clear()
@@ -125,7 +139,7 @@ def test_bytes_that_came_with_the_work_are_never_fetched(task: Any, tmp_path: Pa
 
 
 @pytest.mark.parametrize("adopt", [True, False])
-@pytest.mark.parametrize("task", [fixed, ragged], ids=["fixed", "ragged"])
+@every_task
 def test_warm_up_goes_the_way_of_the_test(task: Any, adopt: bool, tmp_path: Path, launch: Fetched) -> None:
     backend, _ = opened(task, tmp_path, adopt)
     launch.launches.clear()
@@ -148,12 +162,7 @@ def test_samples_longer_than_any_seen_before_are_fetched_in_parts(kind: str, tmp
     with torch.inference_mode():
         slot.open()
     longer = RunsTask(longest=400).made(MAX_BATCH, 17)
-
-    def build(writer: Any) -> None:
-        for sample in longer:
-            writer.add(sample)
-
-    library = prepare_library(tmp_path / "longer", "runs", build)
+    library = library_of(tmp_path / "longer", longer)
     library.keep_in(Arena(library.sizes, zeros, NO_BOUND))
     library.load(np.arange(MAX_BATCH))
     launch.launches.clear()
@@ -163,7 +172,7 @@ def test_samples_longer_than_any_seen_before_are_fetched_in_parts(kind: str, tmp
     found = [made.outputs[end - n : end].tobytes() for end, n in zip(ends, made.counts, strict=True)]
     assert found == [expected(kind, sample) for sample in longer]
     assert len(launch.launches) > 1 and sum(n for n, _ in launch.launches) == MAX_BATCH
-    assert max(words for _, words in launch.launches) > 3 * slot.facts["most_rows"]
+    assert max(size for _, size in launch.launches) > 4 * WIDTH * slot.facts["most_rows"]
 
 
 def test_samples_of_another_size_than_a_row_are_the_host_s_to_refuse(tmp_path: Path, launch: Fetched) -> None:
@@ -179,20 +188,6 @@ def test_samples_of_another_size_than_a_row_are_the_host_s_to_refuse(tmp_path: P
     backend.close()
 
 
-def test_a_kernel_that_does_not_run_or_reads_something_else_is_found_out_before_it_is_used(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    launch, cpu = Fetched(), torch.device("cpu")
-    assert not trial(launch, cpu, zeros) and len(launch.launches) == 2
-
-    def fails(*given: Any, **more: Any) -> None:
-        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")
-
-    assert trial(fails, cpu, zeros) == "the kernel does not run: RuntimeError: Failed to find C compiler."
-    monkeypatch.setattr(ctypes, "memmove", lambda *given: None)
-    assert trial(launch, cpu, zeros) == "the GPU does not read pinned memory as the host wrote it"
-
-
 # Which way, and what a record says of it
 
 
@@ -206,16 +201,15 @@ def test_a_way_is_chosen_by_what_there_is_and_told(monkeypatch: pytest.MonkeyPat
         assert found.launch is not None or found.adopt(task.prepare(tmp_path)) == before
         return found.adopt(task.prepare(tmp_path))
 
-    launch: tuple[Any, str] = (None, "there is no Triton")
-    monkeypatch.setattr(torch_gather, "_kernel", lambda device: launch)
+    launch: tuple[Any, str] = (None, "no such copies")
+    monkeypatch.setattr(torch_gather, "_copies", lambda device: launch)
     assert facts("auto", cpu, fixed) == {}
-    assert facts("auto", gpu, fixed) == {"gather": "host", "gather_why": "there is no Triton"}
+    assert facts("auto", gpu, fixed) == {"gather": "host", "gather_why": "no such copies"}
     launch = (Fetched(), "the samples come with the work")
     assert gathering_of("auto", gpu, fixed, 1).facts == {"gather": "host", "gather_why": launch[1]}
     assert facts("auto", gpu, fixed) == {"gather": "device", "gather_why": ""}
     assert facts("host", gpu, fixed) == {"gather": "host", "gather_why": "backend.gather is host"}
-    odd = facts("auto", gpu, NullTask({"sample_bytes": 6}))
-    assert odd == {"gather": "host", "gather_why": "the samples are no multiples of 4 bytes"}
+    assert facts("auto", gpu, NullTask({"sample_bytes": 7})) == {"gather": "device", "gather_why": ""}
     itself = RunsTask()
     itself.stacked = False
     assert facts("auto", gpu, itself)["gather_why"] == "task runs lays its samples out itself"
@@ -260,10 +254,12 @@ def test_a_task_that_says_so_stacks_its_samples_bytes_and_nothing_else(name: str
 
 # On a GPU
 
+on_cuda = pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
 
-@pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
+
+@on_cuda
 @pytest.mark.parametrize("way", ["auto", "host"])
-@pytest.mark.parametrize("task", [fixed, ragged], ids=["fixed", "ragged"])
+@every_task
 def test_on_cuda_both_ways_answer_alike(
     task: Any, way: str, tmp_path: Path, rng: np.random.Generator
 ) -> None:
@@ -272,14 +268,17 @@ def test_on_cuda_both_ways_answer_alike(
     assert isinstance(backend, SlotBackend)
     library = task.prepare(tmp_path)
     facts = backend.load() | backend.adopt(library)
-    assert facts["gather"] == ("device" if way == "auto" else "host")
+    assert facts["gather"] == ("device" if way == "auto" else "host"), facts["gather_why"]
     backend.warm_up()
     for turn in range(30):
         if turn % 10 == 0:  # other memory
             library.unload_all()
             library.load(rng.permutation(40))
-        indices = rng.integers(0, 40, rng.integers(1, MAX_BATCH + 1))
-        batch = library.batch(indices)
+        n = {0: 1, 1: MAX_BATCH, 2: 1}.get(turn % 10, int(rng.integers(1, MAX_BATCH + 1)))
+        indices, others = rng.integers(0, 40, n), rng.integers(0, 40, n)
+        batch, theirs = library.batch(indices), library.samples(others)
         assert isinstance(batch, LoadedSamples) is (way == "auto")
         assert given(backend, indices, batch) == given(backend, indices, library.samples(indices))
+        # What came with the work is computed, whatever is loaded under its indices.
+        assert given(backend, indices, theirs) == given(backend, others, library.batch(others))
     backend.close()

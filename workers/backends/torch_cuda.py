@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from workers.backends.batch_copy import Launch
 from workers.backends.slots import Computed
-from workers.backends.torch_gather import Fetcher, Launch
+from workers.backends.torch_gather import Fetcher
 from workers.backends.torch_network import Network
 from workers.backends.torch_slots import bucket_of
 from workers.tasks import Task
@@ -138,7 +139,7 @@ class CudaSlot:
         self._buckets = buckets
         self._lane = lane
         self._graphs: dict[int, Callable[[], None]] = {}
-        self._fetcher = None if launch is None else Fetcher(lane, launch, buckets[-1])
+        self._fetcher = None if launch is None else Fetcher(launch, buckets[-1])
         self.facts: dict[str, Any] = {}
 
     def open(self) -> None:
@@ -157,8 +158,6 @@ class CudaSlot:
             self._out_host = lane.pinned(first.shape, first.dtype)
             self._outputs = self._out_host.numpy()
             lane.land()
-            if self._fetcher is not None:
-                self._fetcher.open()
             if self._network.cuda_graphs:
                 self._capture_all()
         seconds = round(time.perf_counter() - began, 3)

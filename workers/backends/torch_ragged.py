@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from workers.arena import LoadedSamples
+from workers.backends.batch_copy import Launch
 from workers.backends.slots import Computed
 from workers.backends.torch_cuda import EAGER_PASSES, EAGER_PASSES_OF_SMALLER, Lane
-from workers.backends.torch_gather import Fetcher, Launch
+from workers.backends.torch_gather import Fetcher
 from workers.backends.torch_network import Network
 from workers.backends.torch_slots import bucket_of, refuse_other_total
 from workers.tasks import Task, counts_of
@@ -86,7 +87,7 @@ class RaggedSlot:
         self._lane = lane
         self._graphs: dict[int, Callable[[], None]] = {}
         self._buckets: list[int] = []
-        self._fetcher = None if launch is None else Fetcher(lane, launch, max_batch)
+        self._fetcher = None if launch is None else Fetcher(launch, max_batch)
         self._out_host: torch.Tensor | None = None
         self.facts: dict[str, Any] = {}
 
@@ -110,8 +111,6 @@ class RaggedSlot:
             self._rows = self._in_host.numpy()
             self._in = self._in_host.to(lane.device, copy=True)
             self._row_bytes = self._rows[0].nbytes
-            if self._fetcher is not None:
-                self._fetcher.open()
             self._counts_host = lane.pinned((self._max_batch,), torch.int64)
             self._counts_host.zero_()
             self._counts = self._counts_host.to(lane.device, copy=True)
