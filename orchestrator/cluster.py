@@ -6,7 +6,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,16 @@ rayauth.choose()  # Ray reads it when it is imported
 
 import ray
 import ray.exceptions
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestrator.checks import size_mend
 from orchestrator.machine import own_address, why_no_connection
+from orchestrator.placement import ClusterError, Placement, grouped, per_node
 from orchestrator.reach import why_no_ray
 from orchestrator.stop import Interrupted
 from workers.actor import WorkerActor
 from workers.host import Ticket, WorkerSpec
 
-PLACE_TIMEOUT_S = 60.0
 KEY_TIMEOUT_S = 30.0
 DETACH_TIMEOUT_S = 80.0  # above the worker's own host.STOP_TIMEOUT_S
 # For a worker that the test lost: stopped, hung or behind a cut cable, it may never answer.
@@ -40,22 +39,8 @@ SAME = ("model_hash", "scales_sha256", "library", "code")
 ALIKE = ("device", "precision", "python", "versions", "max_batch")
 
 
-class ClusterError(Exception):
-    """The cluster cannot run what the manifest asks; the text says what is missing and the mend."""
-
-
 # Who ends a local Ray if this process is killed; at most one.
 _armed: list[reaper.Reaper] = []
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where workers go: `count` in all, or with strategy per_node that many on every node with room."""
-
-    count: int
-    strategy: str  # spread | pack | per_node
-    num_cpus: float
-    num_gpus: float
 
 
 def connect(address: str, num_cpus: int | None = None) -> None:
@@ -184,7 +169,7 @@ class RayFleet:
     """The workers of a campaign as Ray actors; models are loaded once and outlive tests."""
 
     def __init__(self, placement: Placement, spec: WorkerSpec) -> None:
-        self._groups: list[PlacementGroup] = []
+        self._group: PlacementGroup | None = None
         self._actors: dict[str, Any] = {}
         self._watches: dict[Any, str] = {}
         self._attaching: dict[Any, str] = {}
@@ -283,43 +268,22 @@ class RayFleet:
         for actor in self._actors.values():
             with contextlib.suppress(Exception):
                 ray.kill(actor)
-        for group in self._groups:
+        if self._group is not None:
             with contextlib.suppress(Exception):
-                remove_placement_group(group)
+                remove_placement_group(self._group)
 
     # -- inside
     # ----------------------------------------------------------------------------------------------------
 
     def _place(self, p: Placement, spec: WorkerSpec) -> None:
-        if p.strategy == "per_node":
-            places = self._per_node(p)
-        else:
-            places = self._grouped_places(p)
-        for number, strategy in enumerate(places):
-            name = f"worker-{number}"
-            options = {"num_cpus": p.num_cpus, "num_gpus": p.num_gpus, "scheduling_strategy": strategy}
-            self._actors[name] = WorkerActor.options(**options).remote(replace(spec, name=name))
-
-    def _per_node(self, p: Placement) -> list[Any]:
-        need = {"CPU": p.num_cpus * p.count, "GPU": p.num_gpus * p.count}
-        fit = [n for n in nodes() if all(n["resources"].get(k, 0) >= v for k, v in need.items())]
-        if not fit:
-            raise ClusterError(
-                f"no node has room for {p.count} workers ({_need(p)}); the cluster has {_have(p)}"
-            )
-        return [NodeAffinitySchedulingStrategy(n["id"], soft=False) for n in fit for _ in range(p.count)]
-
-    def _grouped_places(self, p: Placement) -> list[Any]:
-        count = p.count
-        bundle = {k: v for k, v in (("CPU", p.num_cpus), ("GPU", p.num_gpus)) if v}
-        if not bundle:
-            return ["SPREAD"] * count
-        group = placement_group([dict(bundle) for _ in range(count)], strategy=p.strategy.upper())
-        self._groups.append(group)
-        if not group.wait(PLACE_TIMEOUT_S if _could_fit(count, bundle) else 1.0):
-            remove_placement_group(group)
-            raise ClusterError(f"the cluster has no room for {count} workers ({_need(p)}); it has {_have(p)}")
-        return [PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i) for i in range(count)]
+        group, places = (None, per_node(p, nodes())) if p.strategy == "per_node" else grouped(p, nodes())
+        self._group = group
+        for number, place in enumerate(places):
+            backend = {**spec.backend, "workers_on_host": place.workers_on_host}
+            own = replace(spec, name=f"worker-{number}", backend=backend)
+            options = {"num_cpus": p.num_cpus, "num_gpus": p.num_gpus}
+            actor = WorkerActor.options(**options, scheduling_strategy=place.strategy)
+            self._actors[own.name] = actor.remote(own)
 
     def _ask(
         self, method: str, names: Sequence[str], timeout_s: float, stop: Callable[[], str | None]
@@ -369,26 +333,6 @@ def _grouped(facts: list[dict[str, Any]], key: str) -> dict[str, list[str]]:
     for fact in facts:
         groups.setdefault(str(fact.get(key)), []).append(fact["name"])
     return groups
-
-
-def _need(p: Placement) -> str:
-    return f"{p.num_cpus:g} CPU and {p.num_gpus:g} GPU each"
-
-
-def _have(p: Placement) -> str:
-    """What the nodes have, and the mend."""
-    found = nodes()
-    each = "; ".join(
-        f"{n['name']} {n['resources'].get('CPU', 0):g} CPU {n['resources'].get('GPU', 0):g} GPU"
-        for n in found
-    )
-    return f"{each}. {size_mend(p.num_cpus, p.num_gpus, found) or 'Lower workers.count, or add nodes'}"
-
-
-def _could_fit(count: int, bundle: dict[str, float]) -> bool:
-    """Whether the nodes could hold the bundles if they were empty; if not, waiting is pointless."""
-    room = sum(min(int(n["resources"].get(k, 0) // v) for k, v in bundle.items()) for n in nodes())
-    return room >= count
 
 
 def _first_line(error: BaseException) -> str:

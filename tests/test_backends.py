@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 import torch
 
 from tests.drive_backend import MAX_BATCH, PERCEPTRON, answers, wait
+from tests.processes import eventually
 from workers.backends import FAR, Backend, BackendError, Batch, Done, open_backend, slots
 from workers.backends.echo import EchoBackend, EchoOptions
 from workers.backends.slots import Computed
@@ -177,7 +180,7 @@ def test_a_slot_that_does_not_end_is_told_of_once(
         ({"engine": "torch"}, "set backend.model"),
         ({**PERCEPTRON, "model": "perceptrom"}, "did you mean 'perceptron'"),
         ({**PERCEPTRON, "hiden": 4}, "no option 'hiden'; options: input_shape, hidden"),
-        ({**PERCEPTRON, "precision": "fp8"}, "one of fp32, fp16, bf16"),
+        ({**PERCEPTRON, "precision": "fp4"}, "one of fp32, fp16, bf16"),
         ({**PERCEPTRON, "device": "tpu"}, "one of cpu, cuda"),
         ({**PERCEPTRON, "compile": 1}, "'compile' cannot be 1"),
         ({**PERCEPTRON, "weights": "package:nosuchpackage/x"}, "is not installed"),
@@ -270,3 +273,15 @@ def test_a_slowed_backend_takes_so_many_times_as_long_back_to_back_too() -> None
     # Between two batches it stands still for as long as the loop takes to see that it is free.
     assert 5_000_000 <= done[-1].computed_ns - done[0].started_ns <= 5_200_000
     assert slowed.free_at_ns(clock[0]) <= clock[0] and slowed.next_done_ns() == FAR
+
+
+def test_a_backend_that_waits_holds_nothing_of_its_last_batch(backend: Backend) -> None:
+    class Loaded(list[memoryview]):
+        """Samples of which we hear when nobody holds them any more."""
+
+    samples = Loaded(task.warm_up_samples(3))
+    held = weakref.ref(samples)
+    backend.submit(Batch(np.arange(3), samples, None))
+    del samples
+    wait(backend)
+    assert eventually(lambda: gc.collect() >= 0 and held() is None, 10)

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator import checks, cluster, doctor, machine, probe
+from orchestrator import checks, doctor, machine, probe
 from orchestrator.checks import FAIL, OK, WARN
+from orchestrator.cluster import ClusterError, Placement, per_node
 from orchestrator.manifest import Manifest, parse_manifest
 from tests.made_records import manifest, specs
 from tests.ray_nodes import LocalRay
@@ -306,10 +307,8 @@ def test_room_for_the_manifests_workers_is_counted_node_by_node(
 def test_a_cluster_too_small_for_one_worker_names_the_field_to_change(
     cpus: float, gpus: float, nodes: list[dict[str, Any]], says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "nodes", lambda: nodes)
-    fleet = cluster.RayFleet.__new__(cluster.RayFleet)
-    with pytest.raises(cluster.ClusterError, match=says):
-        fleet._per_node(cluster.Placement(9, "per_node", cpus, gpus))
+    with pytest.raises(ClusterError, match=says):
+        per_node(Placement(9, "per_node", cpus, gpus), nodes)
     made = manifest(workers=("{count: 2}", f"{{count: 9, num_cpus: {cpus}, num_gpus: {gpus}}}"))
     mend = checks.room_check(made, nodes, 64, local=False).mend
     assert says.lower()[:18] in mend.lower()

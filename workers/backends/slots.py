@@ -244,6 +244,7 @@ class SlotBackend:
                 while (batch := inbox.get()) is not None:
                     size = len(batch.samples)
                     self._post(self._compute(number, slot, batch))
+                    del batch  # or it would hold the memory of its samples, which may be unloaded meanwhile
         except BaseException as error:
             # Out of memory, a device fault, a bad shape: the worker's loop must hear all of them.
             self._post(_Failed(error, size))

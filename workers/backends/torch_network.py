@@ -70,7 +70,7 @@ class Network:
         self.cuda_graphs = False
         self.host_counts = bool(getattr(module, "host_counts", False))
         self.graphable = bool(getattr(module, "graphable", True)) and not self.host_counts
-        self.side_by_side = bool(getattr(module, "side_by_side", False))
+        self.side_by_side = bool(getattr(module, "side_by_side", False)) and not self.graphable
         self._module = module
         self._dtype = dtype
 
