@@ -300,6 +300,7 @@ class Session:
                 public_key=k,
                 warm_up=warm_ups[n],
                 max_batch=facts[n]["max_batch"],
+                slots=facts[n].get("slots", 1),
                 near=facts[n]["node"] == here,
             )
             for n, k in keys.items()

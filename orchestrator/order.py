@@ -23,6 +23,7 @@ class Seat(BaseModel):
     public_key: str = ""
     warm_up: list[tuple[int, float]] = []  # empty for local workers, which tell it themselves
     max_batch: int
+    slots: int = 1  # batches that its engine takes in at once
     near: bool = False  # on LoadGen's own host: its large answers may lie in memory that both see
 
 

@@ -18,10 +18,11 @@ class Pace:
     """Expected seconds per batch of one worker.
 
     `warm_up` is [(batch size, seconds), ...]; sizes between are interpolated. What is measured later is a
-    factor on that curve, so that a small batch at low load does not look like a slow worker.
+    factor on that curve, so that a small batch at low load does not look like a slow worker. `slots` is how
+    many batches its engine takes in at once.
     """
 
-    def __init__(self, warm_up: Sequence[tuple[int, float]], max_batch: int) -> None:
+    def __init__(self, warm_up: Sequence[tuple[int, float]], max_batch: int, slots: int = 1) -> None:
         sizes, seconds = zip(*sorted(warm_up), strict=True)
         # Below the smallest measured size a batch costs what that size costs; above the largest, in
         # proportion.
@@ -32,6 +33,7 @@ class Pace:
         floor = FLOOR_S * np.arange(max_batch + 1)
         self.expected_s: list[float] = np.maximum(curve, floor).tolist()
         self.max_batch = max_batch
+        self.slots = slots
         self.factor = 1.0
         self._full_s = self.expected_s[max_batch] / max_batch
 

@@ -77,8 +77,9 @@ class TestProcess:
             facts.append(host.load())
             hosts.append(host)
         self.channel.send(event="workers", facts=facts)
-        paces = zip(o.workers, even_warm_ups(facts), strict=True)
-        return [seat.model_copy(update={"warm_up": warm_up}) for seat, warm_up in paces], hosts
+        paces = zip(even_warm_ups(facts), (fact.get("slots", 1) for fact in facts), strict=True)
+        told = [{"warm_up": warm_up, "slots": slots} for warm_up, slots in paces]
+        return [seat.model_copy(update=new) for seat, new in zip(o.workers, told, strict=True)], hosts
 
     def _open_link(self) -> Link:
         o = self.order
@@ -89,7 +90,7 @@ class TestProcess:
 
     def _open_exchange(self) -> Exchange:
         o = self.order
-        workers = [(w.name, Pace(w.warm_up, w.max_batch)) for w in self.seats]
+        workers = [(w.name, Pace(w.warm_up, w.max_batch, w.slots)) for w in self.seats]
         library, sample_bytes = None, 0.0
         if o.payload == "value":
             assert o.library is not None

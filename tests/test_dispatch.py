@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from orchestrator.dispatch import Completion, Dispatcher, Lump, NoWorkers, PeerFault, Send
+from orchestrator.dispatch import PIECE, Completion, Dispatcher, Lump, NoWorkers, PeerFault, Send
 from orchestrator.pace import Pace
 from workers.protocol import Answer, Responses, Segment
 
@@ -138,6 +138,34 @@ def test_a_large_lump_is_dealt_like_a_small_one() -> None:
     assert sorted(answered) == list(range(20_000)) and nothing_is_left(d)
 
 
+def test_a_lump_of_many_pieces_keeps_its_order_and_its_lists_are_used_up_on_the_way() -> None:
+    d = Dispatcher([("node/0", paced(max_batch=3000))])
+    n = 2 * PIECE + 7
+    ids, indices = list(range(FIRST, FIRST + n)), list(range(n))
+    issue(d, n, 5)
+    d.issue(Lump(ids, indices, 0))
+    issue(d, n + 5, 5)
+    order: list[int] = []
+    while d.outstanding:
+        for send in d.sends(0):
+            order += send.indices.tolist()
+            # Nobody makes more of the lists into arrays than the next frames need.
+            assert n - len(ids) - len(order) < PIECE and len(ids) == len(indices)
+            done = d.answer(0, answer(whole(send), width=1), MS)
+            assert done is not None and (done.ids - np.uint64(FIRST)).tolist() == send.indices.tolist()
+    assert order == [*range(n, n + 5), *range(n), *range(n + 5, n + 10)] and not ids
+    assert nothing_is_left(d)
+
+
+def test_what_a_loss_moves_goes_before_the_rest_of_a_lump_of_many_pieces() -> None:
+    d = dispatcher(2)
+    issue(d, 0, PIECE + 100)
+    lost, kept = d.sends(0)
+    d.lose(lost.worker, "cut", MS)
+    d.answer(kept.worker, answer(whole(kept)), MS)
+    assert d.sends(MS)[0].indices.tolist() == lost.indices.tolist()
+
+
 def test_a_query_is_split_over_idle_workers_only_where_a_piece_is_worth_a_frame() -> None:
     slow = Dispatcher([(f"node/{i}", paced(130)) for i in range(8)])
     issue(slow, 0, 8)
@@ -169,6 +197,13 @@ def test_the_wire_of_a_distant_worker_widens_its_credit() -> None:
     d.seats[0].wire_s = 0.020
     issue(d, 0, 100)
     assert len(d.sends(0)[0].indices) == 40
+
+
+def test_an_engine_of_three_slots_holds_three_batches_and_one_that_waits() -> None:
+    d = Dispatcher([("node/0", Pace([(1, 0.004), (8, 0.008)], 8, slots=3))])
+    d.seats[0].wire_s = 0.0001
+    issue(d, 0, 100)
+    assert len(d.sends(0)[0].indices) == 32
 
 
 # Answers

@@ -64,6 +64,7 @@ def test_the_engine_computes_what_the_module_does(
     torch.manual_seed(20210406)
     module = open_model("perceptron", {}).eval()
     assert facts["model_hash"] == model_hash(module) and facts["weights"] == "seeded"
+    assert facts["slots"] == 1
     everything = np.arange(40)
     expected = module(torch.from_numpy(task.collate(samples(everything)))).argmax(1)
     for start in range(0, 40, 5):

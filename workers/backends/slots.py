@@ -156,7 +156,7 @@ class SlotBackend:
             while number not in self._idle:
                 self._wait()
                 self._drain()
-        return {**facts, **self._slots[-1].facts}
+        return {**facts, **self._slots[-1].facts, "slots": len(self._slots)}
 
     def warm_up(self) -> list[tuple[int, float]]:
         """Every bucket through every slot, whole path; the best round counts."""
