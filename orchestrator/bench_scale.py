@@ -200,7 +200,7 @@ class Rows:
 
     def __init__(self, scale: Scale, counts: Sequence[int], rates: Sequence[float] = ()) -> None:
         self._scale, self._counts = scale, counts
-        self._rates = rates
+        self._rates = rates = list(dict.fromkeys(rates))  # each once
         self._offline: dict[int, list[tuple[Record, float]]] = {n: [] for n in counts}
         self._server: dict[tuple[int, float], list[Record]] = {(n, qps): [] for n in counts for qps in rates}
 

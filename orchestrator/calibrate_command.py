@@ -16,7 +16,7 @@ from orchestrator.console import Console, open_terminal
 from orchestrator.manifest import Manifest, error_at, load_manifest
 from orchestrator.manifest_backends import TorchBackend
 from orchestrator.manifest_fields import PACKAGE_PREFIX
-from orchestrator.paths import write_atomically
+from orchestrator.paths import write_new
 from orchestrator.preflight import WEIGHTS, absent_files, check_names, why_not_writable
 from orchestrator.prepare import open_library
 from orchestrator.preparing import CALIBRATING
@@ -81,7 +81,10 @@ def calibrate(
     finally:
         console.close()
     data = scales.written()
-    write_atomically(place, data)
+    try:
+        write_new(place, data)
+    except FileExistsError:
+        raise error_at(chosen, "backend.scales", f"{place} came while these were made: it stays") from None
     terminal.print(Text(f"{chosen.name}: scales of {scales.model}", style="bold"))
     terminal.print(facts_grid(_told(chosen, place, scales)))
     terminal.print(f"backend.scales_sha256: {scales.sha256()}\n", soft_wrap=True)  # to be copied

@@ -124,6 +124,22 @@ def write_atomically(path: Path, data: bytes) -> None:
     sync(path.parent)
 
 
+def write_new(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all; FileExistsError where one is, also if another wrote it just now."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    write_atomically(aside, data)
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        raise
+    except OSError:  # no hard links on this file system: the name is taken first, and empty for a moment
+        path.touch(exist_ok=False)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    sync(path.parent)
+
+
 def _target(link: Path) -> Path:
     """Where a chain of links ends, whether or not a file is there."""
     try:

@@ -80,13 +80,13 @@ def manifest_at(manifest: Manifest, scenario: str, value: float, batching: Batch
     body = {"name": f"{manifest.name[:NAME_LETTERS]}{SUFFIX}"} | {
         k: v for k, v in body.items() if k != "name"
     }
-    _resolve_paths(manifest, body)
+    resolve_paths(manifest, body)
     head = f"# What loadgrid peak found for {json.dumps(manifest.path.name)}: {scenario} at {value:.10g}.\n"
     text = head + "\n".join(_lines(body, "")) + "\n"
     return parse_manifest(text.encode(), manifest.path)
 
 
-def _resolve_paths(manifest: Manifest, body: dict[str, Any]) -> None:
+def resolve_paths(manifest: Manifest, body: dict[str, Any]) -> None:
     """Make every path in a manifest's dumped body absolute: the file lies in another folder."""
     folder = manifest.path.absolute().parent
     places = [(body["task"], key) for key in PATH_OPTIONS]

@@ -132,6 +132,13 @@ def test_server_tests_offer_as_much_to_each_worker_and_to_a_slowed_one_what_it_c
     assert rows[3]["samples_per_s"] == 300.0 and rows[3]["valid"] == [True] and rows[3]["idle"] is None
 
 
+def test_a_rate_asked_for_twice_is_measured_once() -> None:
+    workers = Simulated(100.0)
+    rows = rows_of(workers, [1], 80.0, 90.0, 80.0).shown()
+    assert [test[1] for test in workers.tests if len(test) == 3] == [80.0, 90.0]
+    assert [row["offered_qps"] for row in rows] == [None, 80.0, 90.0]
+
+
 def test_a_test_that_lost_a_worker_is_no_measurement_of_so_many(tmp_path: Path) -> None:
     file = tmp_path / "unlike.yaml"
     file.write_text(MANIFEST)

@@ -222,6 +222,60 @@ def test_generated_samples_do_for_sizing_and_are_told_of(
     assert read_scales((tmp_path / "s.json").read_bytes()).samples["generated"] is True
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_scales_that_came_while_others_were_made_stay(
+    call: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, links: bool
+) -> None:
+    file, place = tmp_path / "m.yaml", tmp_path / "s.json"
+    file.write_text(text())
+    made: list[bool] = []
+
+    def meanwhile(*arguments: Any) -> Any:
+        if made:
+            place.write_text("another's")
+        made.append(True)
+        return Scales(
+            model="m", model_hash="h", weights="w", method="max", activations={}, corrections={}, **own
+        )
+
+    def unlinked(*arguments: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    own: dict[str, Any] = {"samples": {"generated": True, "count": 3}}
+    monkeypatch.setattr("orchestrator.calibrate_command._made", meanwhile)
+    if not links:
+        monkeypatch.setattr("os.link", unlinked)
+    assert call(file)[0] == 0 and read_scales(place.read_bytes()).model == "m"
+    place.unlink()
+    code, said = call(file)
+    assert code == 2 and "backend.scales: " in said and "it stays" in said
+    assert place.read_text() == "another's"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.yaml", "s.json"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("another fault"),
+    ],
+)
+def test_memory_that_does_not_suffice_to_calibrate_is_told(
+    call: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise error
+
+    file = tmp_path / "m.yaml"
+    file.write_text(text())
+    monkeypatch.setattr("workers.backends.torch_calibration._calibrate", full)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code, said = call(file)
+    assert code != 0 and ("memory of the cpu device does not suffice" in said) != ("another" in said)
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -120,6 +120,8 @@ def test_what_is_no_file_of_scales_is_told_so(data: bytes) -> None:
     ("key", "value", "told"),
     [
         ("activations", {"conv1": 0.0}, "activations.conv1"),
+        ("activations", {"conv1": 1e-300}, "activations.conv1"),
+        ("activations", {"conv1": 1e300}, "activations.conv1"),
         ("activations", {"conv1": "1"}, "activations.conv1"),
         ("corrections", {"conv1": [None]}, "corrections.conv1.0"),
         ("format", "loadgrid-scales-9", "format"),

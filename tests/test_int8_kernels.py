@@ -187,6 +187,20 @@ def test_every_way_through_the_layers_comes_to_the_same(network: Int8ResNet50, w
     assert torch.equal(Launches(network, Table(ways=ways)).means(photos), expected)
 
 
+def test_memory_that_became_too_small_is_kept_for_graphs_alone(network: Int8ResNet50) -> None:
+    from workers.models.resnet50_launch import Launches
+
+    launches = Launches(network, Table())
+    for size in (16, 32, 64):
+        launches._buffer(0, "out0", size)
+    assert not launches._outgrown
+    if CUDA:
+        with torch.cuda.graph(torch.cuda.CUDAGraph()):
+            launches._buffer(0, "out0", 64).zero_()
+        launches._buffer(0, "out0", 128)
+        assert [kept.numel() for kept in launches._outgrown] == [64]
+
+
 @pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
 def test_graphs_of_several_sizes_share_memory_and_answer_alike(network: Int8ResNet50) -> None:
     photos = pictures(8, 3).to(DEVICE)

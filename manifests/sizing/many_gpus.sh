@@ -12,17 +12,20 @@
 #   poll            waits for it for at most POLL_S seconds, and copies what it has found to OUT
 #
 # A part without a colon does all of MODELS (slowed: SLOWED_MODEL), or all of ROOFLINES. Parts run in the order
-# given: put first what you want most. Every step has a limit of its own and leaves no process behind; one that
-# LIMIT_S, counted from the start, no longer has room for is skipped, and said so. OUT gets a JSON file and the
-# error output of each step.
+# given: put first what you want most. Every step has a limit of its own and leaves no process behind, also when
+# this command is interrupted; one that LIMIT_S, counted from the start, no longer has room for is skipped, and
+# said so. OUT gets a JSON file and the error output of each step. Relative paths are taken from where you are.
+#
+# Exit status: 0 all done; 1 a step failed, or was skipped; 2 it could not begin; 130 interrupted.
 
 set -u
 OUT=${OUT:-/tmp/loadgrid-many-gpus}          # figures and logs
 GPUS=${GPUS:-$(nvidia-smi -L 2>/dev/null | grep -c .)}
-COUNTS=${COUNTS:-1,2,4,$GPUS}                # numbers of workers measured
+[[ $GPUS =~ ^[0-9]+$ ]] || { echo "GPUS is '$GPUS', which is no number" >&2; exit 2; }
+COUNTS=${COUNTS:-$(for n in 1 2 4; do [ "$n" -lt "$GPUS" ] && printf '%s,' "$n"; done)$GPUS} # workers measured
 SPLIT=${SPLIT:-$((GPUS / 2)),$((GPUS - GPUS / 2))}  # GPUs of each Ray node
 SPLIT_COUNTS=${SPLIT_COUNTS:-$GPUS}
-MODELS=${MODELS:-resnet50 bert}              # manifests of this folder, or paths of others
+MODELS=${MODELS:-resnet50 bert}              # manifests of this folder, or paths of others (with spaces: PART:PATH)
 QPS_resnet50=${QPS_resnet50:-12000}          # Server: queries/s for each GPU; several: "11000 12000"
 QPS_bert=${QPS_bert:-2400}
 SECONDS_resnet50=${SECONDS_resnet50:-3}      # about how long a test lasts: many times a batch's time, for in
@@ -51,9 +54,9 @@ export RAY_USAGE_STATS_ENABLED=0 PYTHONUNBUFFERED=1
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
-mkdir -p "$OUT" || exit 2
-OUT=$(cd "$OUT" && pwd)
-cd "$root" || exit 2
+from=$PWD
+OUT=$(realpath -m -- "$OUT") STATE=$(realpath -m -- "$STATE")
+mkdir -p "$OUT" && cd "$root" || exit 2
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 if command -v loadgrid >/dev/null; then LOADGRID=(loadgrid); else
   LOADGRID=(python3 -c 'from orchestrator.cli import main; main()')
@@ -61,23 +64,39 @@ fi
 
 log() { printf '%4d s  %s\n' "$SECONDS" "$*" | tee -a "$OUT/log.txt"; }
 
-manifest_of() { if [ -f "$1" ]; then echo "$1"; else echo "$here/$1.yaml"; fi; }
+manifest_of() { # a path, relative to where the command was given, or a name of this folder
+  local path=$1
+  [[ $path = /* ]] || path=$from/$path
+  if [ -f "$path" ]; then echo "$path"; else echo "$here/$1.yaml"; fi
+}
 name_of() { basename "$1" .yaml; }
 setting() { local name=$1_$(name_of "$2" | tr -c 'A-Za-z0-9\n' _); echo "${!name:-$3}"; }
 
 # step NAME NEED_S MOST_S COMMAND ...: run it into OUT/NAME.json for at most so long, and as long as LIMIT_S allows.
 # SIGTERM lets LoadGrid end its workers and Ray; who does not listen is killed. Rounds that were done are kept.
+# In the background, for bash attends to a signal only between its commands, or while it waits.
 step() {
   local name=$1 need=$2 most=$3 left=$((LIMIT_S - SECONDS - 15)) began=$SECONDS rc=0
   shift 3
-  if [ "$left" -lt "$need" ]; then log "$name: SKIPPED, $left s are left"; return 1; fi
+  if [ "$left" -lt "$need" ]; then log "$name: SKIPPED, $left s are left"; failed=1; return 1; fi
   [ "$most" -gt "$left" ] && most=$left
-  "${UNDER[@]}" timeout --kill-after=12 "$most" "$@" >"$OUT/$name.json" 2>"$OUT/$name.err" </dev/null || rc=$?
+  "${UNDER[@]}" timeout --kill-after=12 "$most" "$@" >"$OUT/$name.json" 2>"$OUT/$name.err" </dev/null &
+  wait $! || rc=$?
   log "$name: exit $rc after $((SECONDS - began)) s$([ $rc = 124 ] && echo ' (its limit)')"
-  if [ $rc -ne 0 ]; then tail -n 5 "$OUT/$name.err" | cut -c1-300; fi
+  if [ $rc -ne 0 ]; then failed=1; tail -n 5 "$OUT/$name.err" | cut -c1-300; fi
   return 0
 }
-UNDER=()
+UNDER=() failed=0
+
+interrupted() { # `timeout`, in a process group of its own, hears of it from here only, and passes it on
+  trap '' INT TERM HUP
+  local step
+  step=$(jobs -p)
+  if [ -n "$step" ]; then kill "$step" 2>/dev/null; wait "$step"; fi
+  log "interrupted"
+  exit 130
+}
+trap interrupted INT TERM HUP
 
 scale_options() { # MODEL COUNTS
   local rate
@@ -167,12 +186,20 @@ P
 # The manifest at full length on all GPUs, with one Server rate for each.
 FULL_MANIFEST=$(cat <<'P'
 import sys, yaml
+from orchestrator.manifest import ManifestError, load_manifest
+from orchestrator.peak_manifest import resolve_paths
+
 source, gpus, seconds, server_qps, offline_qps, scenarios = sys.argv[1:]
-body = yaml.safe_load(open(source))
-body["name"] += "-full"
+try:
+    manifest = load_manifest(source)
+except ManifestError as error:
+    sys.exit(str(error))
+body = yaml.safe_load(manifest.raw)
+resolve_paths(manifest, body)
+body["name"] = manifest.name + "-full"
 body["scenarios"] = scenarios.split()
-body["workers"]["count"] = int(gpus)
-known = body["loadgen"]
+body.setdefault("workers", {})["count"] = int(gpus)
+known = body.setdefault("loadgen", {})
 known["min_duration"] = int(float(seconds) * 1000)
 for scenario, qps in (("Server", server_qps), ("Offline", offline_qps)):
     known.setdefault(scenario, {}).update(target_qps=float(qps) * int(gpus))
@@ -181,36 +208,47 @@ print(yaml.safe_dump(body, sort_keys=False))
 P
 )
 
+# Whether a process of the run of full length lives: all hold its lock. A pid may be another's by now, or a zombie's.
+running() { [ ! -e "$STATE/rc" ] && ! flock -n "$STATE/lock" true; }
+
 full() {
-  if [ -e "$STATE/pid" ]; then log "full: $STATE has one already; poll it, or remove the folder"; return 1; fi
-  local rates
+  local rates begun
+  if [ -e "$STATE/rc" ] || { [ -e "$STATE/pid" ] && running; }; then
+    log "full: $STATE has one already; poll it, or remove the folder"
+    return 1
+  fi
+  if [ -e "$STATE/pid" ]; then # it was killed
+    mv "$STATE" "$(mktemp -d "$STATE.died-XXXXXX")/" && log "full: one that died was moved beside $STATE" || return 1
+  fi
   read -ra rates <<<"$(setting QPS "$FULL_MODEL" "$QPS")"
   mkdir -p "$STATE/runs"
   python3 -c "$FULL_MANIFEST" "$(manifest_of "$FULL_MODEL")" "$GPUS" "$FULL_S" "${FULL_QPS:-${rates[0]:-1}}" \
     "$FULL_OFFLINE_QPS" "$FULL_SCENARIOS" >"$STATE/full.yaml" || return 1
   # The exit status is written when it has ended: what poll waits for.
-  setsid bash -c 'echo $$ >"$0/pid"; state=$0; "$@" >"$state/log" 2>&1 </dev/null; echo $? >"$state/rc.new"
+  setsid bash -c 'exec 9>"$0/lock"; flock 9; echo $$ >"$0/pid"; state=$0; "$@" >"$state/log" 2>&1 </dev/null; echo $? >"$state/rc.new"
     mv "$state/rc.new" "$state/rc"' "$STATE" "${LOADGRID[@]}" run "$STATE/full.yaml" --runs-dir "$STATE/runs" \
     </dev/null >/dev/null 2>&1 &
+  begun=$!
   disown
+  until [ -s "$STATE/pid" ] || ! kill -0 "$begun" 2>/dev/null; do sleep 0.1; done
   log "full: begun; its state is in $STATE"
 }
 
 poll() {
-  local most=$((LIMIT_S - SECONDS - 15)) end
+  local most=$((LIMIT_S - SECONDS - 15)) end told
+  if [ ! -e "$STATE/pid" ]; then log "poll: no run was begun in $STATE"; return 1; fi
   [ "$POLL_S" -lt "$most" ] && most=$POLL_S
   end=$((SECONDS + most))
-  until [ -e "$STATE/rc" ] || [ "$SECONDS" -ge "$end" ]; do
-    if [ ! -e "$STATE/pid" ] && [ "$SECONDS" -gt 5 ]; then log "poll: no run was begun in $STATE"; return 1; fi
-    sleep 1
-  done
+  while running && [ "$SECONDS" -lt "$end" ]; do sleep 1; done
+  if running; then told="still runs"; elif [ -e "$STATE/rc" ]; then told="ended, exit $(cat "$STATE/rc")"; else told=died; fi
   tail -n 6 "$STATE/log" | cut -c1-200
-  log "poll: $(if [ -e "$STATE/rc" ]; then echo "ended, exit $(cat "$STATE/rc")"; else echo "still runs"; fi)"
+  log "poll: $told"
   # LoadGen's own logs are evidence: they come along, the large trace excepted.
   mkdir -p "$OUT/full" && cp "$STATE/full.yaml" "$STATE/log" "$OUT/full/"
   (cd "$STATE/runs" && find . -name '*trace.json' -prune -o -type f -size -8M -print0 \
     | tar --null -cf - -T -) | tar -xf - -C "$OUT/full"
   table full
+  [[ $told = "still runs" || $told = "ended, exit 0" ]]
 }
 
 # The figures of a part so far, from its files.
@@ -316,14 +354,23 @@ table() { python3 -c "$TABLE" "$1" "$OUT" | tee "$OUT/table-$1.txt"; }
 
 if [ $# = 0 ]; then sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2; fi
 for part in "$@"; do
-  what=${part%%:*} of=
-  case $part in *:*) of=${part#*:} ;; esac
-  case $what in
-    scale | split) for model in ${of:-$MODELS}; do "$what" "$model"; done ;;
-    slowed) slowed "${of:-$SLOWED_MODEL}" ;;
-    roofline | rates) for shape in ${of:-$ROOFLINES}; do "$what" "$shape"; done ;;
-    full | poll) "$what" ;;
+  case ${part%%:*} in
+    scale | split | slowed | full)
+      if [ "$GPUS" -eq 0 ]; then echo "$part needs GPUs, and GPUS is 0: there are none here, or set it" >&2; exit 2; fi ;;
+    roofline | rates | poll) ;;
     *) echo "$part is no part: scale, split, slowed, roofline, rates, full or poll" >&2; exit 2 ;;
   esac
 done
+for part in "$@"; do
+  what=${part%%:*}
+  case $what in
+    scale | split) read -d '' -ra each <<<"$MODELS" ;;
+    slowed) each=("$SLOWED_MODEL") ;;
+    roofline | rates) read -d '' -ra each <<<"$ROOFLINES" ;;
+    full | poll) "$what" || failed=1; continue ;;
+  esac
+  case $part in *:?*) each=("${part#*:}") ;; esac
+  for one in "${each[@]}"; do "$what" "$one"; done
+done
 log "done"
+exit "$failed"

@@ -61,7 +61,11 @@ def calibrate(
     refuse_eight_bits(checked.model, checked.precision, checked.channels_last, checked.compile)
     try:
         return _calibrate(checked, options, task, samples, others, method, about, heard)
-    except torch.OutOfMemoryError:
+    except (MemoryError, RuntimeError) as error:
+        # Of the host's memory torch has no error of its own, only a text that names the allocator.
+        out = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
+        if not out:
+            raise
         raise BackendError(
             f"the memory of the {checked.device} device does not suffice to calibrate"
         ) from None

@@ -57,10 +57,10 @@ def quantised(
         "scales": locate(file[0]).name if file[0] else SIZING,
         "scales_sha256": sha256,
         "calibration": {
+            **scales.samples,  # first: what the file says of them replaces nothing below
             "method": scales.method,
             "numbers": list(made.numbers),
             "biases": "corrected" if scales.corrections else "as they were",
-            **scales.samples,
             **({"agreement": scales.agreement} if scales.agreement else {}),
         },
     }

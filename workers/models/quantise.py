@@ -23,6 +23,8 @@ BINS = 4096
 CLIPS = 100
 # Digits after the point of a bias correction, in steps: far below what rounding to whole steps can show.
 CORRECTION_DIGITS = 5
+# Beyond these a scale, or its inverse, leaves float32's range once it is multiplied by another.
+LEAST_SCALE, MOST_SCALE = 1e-30, 1e30
 
 Method = Literal["mse", "max"]
 METHODS: tuple[Method, ...] = ("mse", "max")
@@ -49,7 +51,7 @@ class Scales(BaseModel):
     weights_sha256: str | None = None
     method: Method
     samples: dict[str, Any]
-    activations: dict[str, Annotated[float, Field(gt=0)]]
+    activations: dict[str, Annotated[float, Field(ge=LEAST_SCALE, le=MOST_SCALE)]]
     corrections: dict[str, list[float]]
     agreement: dict[str, float] | None = None
 

@@ -80,6 +80,7 @@ class Launches:
         self._chunked = [layer.name for layer in self._layers].index(LAST_CHUNKED) + 1
         self._buffers: dict[tuple[int, str], torch.Tensor] = {}
         self._outgrown: list[torch.Tensor] = []
+        self._captured = False
         self._streams: list[Any] = []
 
     def facts(self) -> dict[str, Any]:
@@ -174,11 +175,15 @@ class Launches:
 
     def _buffer(self, lane: int, place: str, size: int) -> torch.Tensor:
         """Memory of one lane and place, as large as was ever needed; an engine captures its largest first."""
+        capturing = self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        self._captured |= capturing
         found = self._buffers.get((lane, place))
         if found is None or found.numel() < size:
-            if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            if capturing:
                 raise ModelError("a batch of this size must be computed once before it is captured")
-            if found is not None:
+            if found is not None and self._captured:
                 self._outgrown.append(found)  # a graph captured over it still writes there
+            elif found is not None and self.device.type == "cuda":
+                found.record_stream(torch.cuda.current_stream())  # which may not be where it was made
             found = self._buffers[lane, place] = torch.empty(size, dtype=torch.int8, device=self.device)
         return found
