@@ -27,9 +27,8 @@ from orchestrator.pace import Pace
 # than it saves.
 PIECE_S = 100e-6
 # At an engine of two slots one computes, one is fed, and a third waits, for no wire takes no time
-# (`_full_credit`). With more slots it is a batch for each: DLRM's three, given no fourth batch to wait, stood
-# still for 2 to 10 % of the time between an answer and the next frame (a GPU of 1.9 ms a batch, emulated on 2
-# busy cores), and with it for 1 to 2 %.
+# (`_full_credit`). With more slots it is a batch for each, or none would wait: a slot would stand still from
+# its answer until the next frame.
 WINDOW_BATCHES = 2
 NO_CREDIT = float("inf")
 UNBOUNDED = 2**62
