@@ -241,7 +241,8 @@ def test_the_references_list_makes_scales_that_a_run_takes(
 def test_the_references_list_is_known_to_every_round(name: str) -> None:
     closed = parse_manifest(text(division="closed").encode())
     found = load_round(name)
-    made = [{"calibration": {"list": "l.txt", "list_sha256": sha256}} for sha256 in (OFFICIAL, "e" * 64)]
+    listed = {"list": "l.txt", "task": "squad", "count": 100}
+    made = [{"calibration": {**listed, "list_sha256": sha256}} for sha256 in (OFFICIAL, "e" * 64)]
     assert not list(calibration_findings(found, closed, made[:1]))
     (other,) = calibration_findings(found, closed, made)
     assert "calibration.txt" in other.why or "bert_calibration_features.txt" in other.why

@@ -22,7 +22,7 @@ from orchestrator.present import Present
 from orchestrator.record import read_record
 from orchestrator.resume import changes
 from orchestrator.rules import load_round
-from orchestrator.submission.build import Wishes, submit
+from orchestrator.submission.build import SubmitError, Wishes, submit
 from orchestrator.submission.calibrated import calibrated
 from orchestrator.verdict import missing_evidence
 from tests import made_imagenet
@@ -156,6 +156,8 @@ def test_scales_that_are_not_these_weights_own_are_refused(scales: Path, tmp_pat
     other.write_text(json.dumps({**body, "model_hash": "f" * 64}))
     assert "was made for other weights" in why(scales=str(other))
     assert "was made for other weights" in why(scales=str(scales), normalize="vgg")
+    other.write_text(json.dumps({**body, "weights_sha256": "f" * 64}))  # the hash is not of the file's bytes
+    assert "sha256 ffffffffffff) than these" in why(scales=str(other))
     assert "not backend.scales_sha256" in why(scales=str(scales), scales_sha256="0" * 64)
     assert "`loadgrid calibrate` makes it" in why(scales=str(tmp_path / "none.json"))
     other.write_text("{}")
@@ -246,15 +248,22 @@ def test_what_calibrate_cannot_begin_with_is_told(
 
 def test_every_division_but_open_wants_the_references_list() -> None:
     closed = parse_manifest(text("path: d", "weights: w, scales: s", "closed").encode())
+    opened = closed.model_copy(update={"division": "open"})
+    good = {"task": "imagenet", "list": "l.txt", "list_sha256": OFFICIAL, "count": 500}
     for made, told in (
-        ({"list": "cal_image_list_option_1.txt", "list_sha256": OFFICIAL}, None),
-        ({"list": "mine.txt", "list_sha256": "e" * 64}, "from the list mine.txt"),
+        (good, None),
+        ({**good, "list": "mine.txt", "list_sha256": "e" * 64}, "from the list mine.txt"),
+        ({**good, "list_sha256": ["e"]}, "from the list l.txt"),
+        ({**good, "task": "coco-300"}, "task coco-300, not of imagenet"),
+        ({**good, "count": 3}, "from 3 samples; cal_image_list_option_1.txt has 500"),
         ({"generated": True}, "from generated samples"),
+        (None, "does not tell from what"),
+        ("a word", "does not tell from what"),
     ):
-        found = list(calibration_findings(load_round("v6.1"), closed, [{"calibration": made}, {}]))
-        assert [one.why for one in found if told and told in one.why] == [one.why for one in found]
-        opened = closed.model_copy(update={"division": "open"})
-        assert not list(calibration_findings(load_round("v6.1"), opened, [{"calibration": made}]))
+        facts = [{"calibration": good}, {"precision": "int8", "calibration": made}, {}]
+        found = [one.why for one in calibration_findings(load_round("v6.1"), closed, facts)]
+        assert len(found) == (told is not None) and all(told is not None and told in why for why in found)
+        assert not list(calibration_findings(load_round("v6.1"), opened, facts))
 
 
 def test_scales_that_nobody_verified_are_no_evidence() -> None:
@@ -304,7 +313,8 @@ def test_the_calibration_document_says_what_the_workers_said() -> None:
     assert calibrated([*cells, Cell("SingleStream", {})]) is None and calibrated([]) is None  # type: ignore[list-item]
 
 
-def test_a_submission_gets_its_calibration_document_from_the_records(tmp_path: Path) -> None:
+def quantised_run(tmp_path: Path, **changed: Any) -> Path:
+    """A made run of ResNet-50 in int8, with these facts of its workers changed."""
     backend = (
         "{{engine: torch, model: {model}, precision: int8, weights: w/net.pth, weights_sha256: "
         + "a" * 64
@@ -313,14 +323,39 @@ def test_a_submission_gets_its_calibration_document_from_the_records(tmp_path: P
         + "}}"
     )
     run = made_run(tmp_path / "runs", backend=backend)
-    made = {"method": "mse", "biases": "corrected", "count": 500, "library": "f" * 64}
+    made = {"method": "mse", "biases": "corrected", "count": 500, "library": "f" * 64, "task": "imagenet"}
     made |= {"list": "cal_image_list_option_1.txt", "list_sha256": OFFICIAL}
     told = {"precision": "int8", "scales": "s.json", "scales_sha256": "b" * 64, "calibration": made}
     for folder in run.iterdir():
         if (folder / RECORD).exists():
             workers = read_record(folder / RECORD).workers
-            more = [w.model_copy(update={"facts": {**w.facts, **told}}) for w in workers]
+            more = [w.model_copy(update={"facts": {**w.facts, **told, **changed}}) for w in workers]
             rerecord(folder, workers=more)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"calibration": {"list": "mine.txt", "list_sha256": "e" * 64}}, "made from the list mine.txt"),
+        ({"calibration": {"generated": True}}, "made from generated samples"),
+        ({"calibration": None}, "does not tell which scales it computed with"),
+        ({"scales_sha256": None}, "does not tell which scales it computed with"),
+        ({"precision": "fp16"}, "computed in fp16, its manifest says int8"),
+        ({"precision": None, "scales_sha256": None, "calibration": None}, "computed in None, its manifest"),
+    ],
+)
+def test_an_official_record_of_other_scales_cannot_be_submitted(
+    tmp_path: Path, changed: dict[str, Any], told: str
+) -> None:
+    run = quantised_run(tmp_path, **changed)
+    with pytest.raises(SubmitError) as refused:
+        submit([run], made_system(tmp_path), tmp_path / "tree", Wishes())
+    assert told in str(refused.value) and "calibration: " in str(refused.value)
+
+
+def test_a_submission_gets_its_calibration_document_from_the_records(tmp_path: Path) -> None:
+    run = quantised_run(tmp_path)
     system = made_system(tmp_path)
     built = submit([run], system, tmp_path / "tree", Wishes())
     documents = built.root / "closed/ACME/documentation/calibration.adoc"

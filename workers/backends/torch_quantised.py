@@ -43,11 +43,13 @@ def quantised(
     file seeded weights are scaled by random `samples`, so that a machine can be sized without any data.
     """
     scales, sha256 = _read(*file) if file[0] else _sizing(module, facts, samples)
-    if scales.model != facts["model"] or scales.model_hash != facts["model_hash"]:
+    own = (facts["model"], facts["model_hash"], facts.get("weights_sha256"))
+    if (scales.model, scales.model_hash, scales.weights_sha256) != own:
         raise BackendError(
-            f"backend.scales: {file[0]} was made for other weights ({scales.model}, {scales.weights}, "
-            f"model_hash {scales.model_hash[:12]}) than these ({facts['model']}, {facts['weights']}, "
-            f"{facts['model_hash'][:12]}); make scales of these with `loadgrid calibrate`"
+            f"backend.scales: {file[0]} was made for other weights "
+            f"({scales.model}, {scales.weights}, {_hashes(scales.model_hash, scales.weights_sha256)}) than "
+            f"these ({own[0]}, {facts['weights']}, {_hashes(*own[1:])}); make scales of these with "
+            "`loadgrid calibrate`"
         )
     try:
         made = module.quantised(scales, device)
@@ -69,6 +71,10 @@ def quantised(
     if made.kernels is not None:
         told["kernels"] = made.kernels.facts()
     return made, told
+
+
+def _hashes(of_model: str, of_file: str | None) -> str:
+    return f"model_hash {of_model[:12]}, sha256 {of_file[:12] if of_file else 'none'}"
 
 
 def _read(path: str, wanted_sha256: str) -> tuple[Scales, str]:
