@@ -11,13 +11,12 @@ from torch import nn
 
 from workers.backends import BackendError
 from workers.installed import LocateError, locate
-from workers.models import ModelError, why_not_eight_bits
-from workers.models.quantise import Scales, read_scales
+from workers.models import SIZING, ModelError, why_not_eight_bits
+from workers.models.quantise import Origin, Scales, read_scales
 
 LARGEST_SCALES_BYTES = 1 << 26
 # Random samples that stand in for a calibration: no answer of seeded weights means anything.
 SIZING_SAMPLES = 4
-SIZING = "of random samples"
 
 
 # A network's input: of a ragged task rows and counts.
@@ -62,7 +61,7 @@ def quantised(
             "method": scales.method,
             "numbers": list(made.numbers),
             "biases": "corrected" if scales.corrections else "as they were",
-            **scales.samples,
+            **scales.samples.told(),
             **({"agreement": scales.agreement} if scales.agreement else {}),
         },
     }
@@ -111,5 +110,5 @@ def _sizing(
         )
     about = {"model": facts["model"], "model_hash": facts["model_hash"], "weights": "seeded", "method": "max"}
     parts = module.calibrated([samples(SIZING_SAMPLES)], "max", False)
-    scales = Scales(samples={"generated": True, "count": SIZING_SAMPLES}, **about, **parts)
+    scales = Scales(samples=Origin(generated=True, count=SIZING_SAMPLES), **about, **parts)
     return scales, scales.sha256()

@@ -20,6 +20,7 @@ from workers.models.quantise import (
     CORRECTION_DIGITS,
     Method,
     Observe,
+    Origin,
     Scales,
     activation_scales,
     quantise_weights,
@@ -64,7 +65,9 @@ def float_scores(folded: Any, photos: torch.Tensor, observe: Observe) -> torch.T
 class Int8ResNet50(nn.Module):
     """uint8 photos (n, 224, 224, 3), RGB -> classes int64 (n,), as resnet50.ResNet50."""
 
+    weight_data_types = "int8 (convolutions), fp16 (classifier)"
     numbers = (
+        "Batch normalisation: folded into the convolutions before anything is quantised.",
         "Activations: int8, symmetric, one scale a tensor.",
         "Weights: int8, symmetric, one scale an output channel: its largest absolute value is step 127.",
         "Sums: int32. Biases: fp32. What is no convolution is computed in fp16.",
@@ -288,7 +291,13 @@ def correct_biases(
         step()
     device = exact.device
     plain = Scales(
-        model="", model_hash="", weights="", method="max", samples={}, activations=activations, corrections={}
+        model="",
+        model_hash="",
+        weights="",
+        method="max",
+        samples=Origin(),
+        activations=activations,
+        corrections={},
     )
     network = Int8ResNet50(folded, plain, torch.device("cpu")).to(device)
     held = [{"photos": pack(batch, network.pads)} for batch in batches]
