@@ -198,6 +198,13 @@ def test_the_quantised_network_answers_much_as_fp32_does_and_corrected_biases_ke
     assert (corrected(photos[:1]) == found[:1].argmax(1)).all() and corrected(photos[:1]).dtype is torch.int64
 
 
+def test_scales_and_corrections_do_not_hang_on_the_order_of_sums(folded: Any) -> None:
+    """As another number of threads makes it; other batches do so on a machine with one core too."""
+    photos = pictures(4, 8)
+    whole, halves = (folded.calibrated(list(photos.split(size)), "mse") for size in (4, 2))
+    assert whole == halves
+
+
 def test_scales_of_another_network_are_refused(folded: Any) -> None:
     scales = made_scales(folded, [pictures(1, 4)])
     fewer = {name: value for name, value in scales.activations.items() if name != "layer2.0.conv1"}
