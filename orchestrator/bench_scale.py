@@ -1,10 +1,12 @@
 """`loadgrid bench scale`: what more workers bring, against the sum of what each can do alone.
 
-All workers load their models once. In each round half of them run an Offline test alone, one by one, then
-tests take more and more of them at once, with as much work each, then the other half run alone; every second
-round goes backwards: what changes with time favours neither, about so already in one round. While one works
-alone the others rest: what workers of one host take from each other (power, memory, cores) is part of the
-figure. Server tests, if asked for, offer the same rate to each.
+All workers load their models once, and all take part in a test that does not count: a worker's first one may
+be slower than the rest, and what it does alone is what the rest is measured against. In each round half of
+them run an Offline test alone, one by one, then tests take more and more of them at once, with as much work
+each, then the other half run alone; every second round goes backwards: what changes with time favours
+neither, about so already in one round. While one works alone the others rest: what workers of one host take
+from each other (power, memory, cores) is part of the figure. Server tests, if asked for, offer the same rate
+to each.
 """
 
 from __future__ import annotations
@@ -52,6 +54,7 @@ FIELDS = {
     "driver_cpu": "cores that the test's process used, which hosts LoadGen, median; null: too short a test",
 }
 
+WARM_UP = 0.2  # of a test's samples: long enough for every worker to answer several batches
 SHOWN = [name for name in FIELDS if name not in ("scenario", "efficiency_lowest", "efficiency_highest")]
 
 
@@ -130,6 +133,11 @@ class Scale:
             return samples / offline_rate(self.offline(range(1), samples))
 
         return filling(seconds, self.batch, took_s)
+
+    def warm_up(self, samples: int) -> None:
+        """A test of all workers that does not count, WARM_UP as long as the others, a batch each at least."""
+        share = max(samples * WARM_UP, self.batch)
+        self.offline(range(len(self.slowness)), share * sum(1 / slow for slow in self.slowness))
 
 
 def for_scale(manifest: Manifest, workers: int) -> Manifest:
@@ -289,6 +297,7 @@ def scale(
             rows = Rows(bench, counts, qps)
             note("how many samples fill the time?")
             samples = bench.samples_for(seconds)
+            bench.warm_up(samples)
             for number in range(rounds):
                 note(f"round {number + 1}: {rows.round(samples, seconds, backwards=number % 2 == 1)}")
                 if as_json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -129,8 +128,13 @@ def _with_list(manifest: Manifest, listing: Path | None) -> Manifest:
 
 def _made(chosen: Manifest, calibrated: Manifest, method: Method, compare: int, console: Console) -> Any:
     """Prepare what is needed, and calibrate. torch comes in here only."""
-    from workers.backends.torch_calibration import Samples, calibrate, unlike
+    from workers.backends.torch_calibration import Samples, calibrate, method_of, unlike
 
+    options = _options(chosen)
+    try:  # before data are prepared and weights are loaded
+        method = method_of(options["model"], options["precision"], method)
+    except BackendError as error:
+        raise SetUpError(f"{chosen.path}: {error}") from None
     library = open_library(calibrated, console)
     half = max(1, library.count // 2)
     count = min(half, GENERATED_SAMPLES) if _generated(calibrated) else library.count
@@ -142,7 +146,6 @@ def _made(chosen: Manifest, calibrated: Manifest, method: Method, compare: int, 
         others = unlike(task, whole, samples, compare)
         if not len(others.indices):
             raise error_at(chosen, "task", "holds no sample beside the calibration's: nothing to compare on")
-    options = _options(chosen)
     console.preparing(f"scales of {options['model']}")
     try:
         return calibrate(
@@ -173,22 +176,22 @@ def _options(manifest: Manifest) -> dict[str, Any]:
 def _about(manifest: Manifest, library: Library) -> dict[str, Any]:
     """What the samples are, for the file and for a submission's calibration document."""
     about: dict[str, Any] = {"task": manifest.task.name, "library": library.digest}
-    listing = manifest.task_options().get("calibration")
-    if not listing:
+    if _generated(manifest):
         return {**about, "generated": True}
+    listing = manifest.task_options()["calibration"]
     return {**about, "list": Path(listing).name, "list_sha256": sha256_of(Path(listing))}
 
 
 def _told(manifest: Manifest, place: Path, scales: Any) -> list[tuple[str, Text]]:
     """What a person wants to know; the hash is not among it, for it must not wrap."""
-    samples: Mapping[str, Any] = scales.samples
+    samples = scales.samples
     reference = load_round(manifest.round).benchmark(manifest.benchmark).reference
-    if samples.get("generated"):
-        made = f"{samples['count']:,} generated samples: for sizing, never official"
-    elif samples["list_sha256"] in reference.calibration_lists:
-        made = f"the {samples['count']:,} samples of the reference's {samples['list']}"
+    if samples.generated:
+        made = f"{samples.count:,} generated samples: for sizing, never official"
+    elif samples.list_sha256 in reference.calibration_lists:
+        made = f"the {samples.count:,} samples of the reference's {samples.list}"
     else:
-        made = f"the {samples['count']:,} samples of {samples['list']}, which is no list of the reference: "
+        made = f"the {samples.count:,} samples of {samples.list}, which is no list of the reference: "
         made += "for the open division only"
     rows = [("file", str(place)), ("weights", scales.weights), ("made from", made), ("method", scales.method)]
     if told := scales.agreement:

@@ -8,7 +8,8 @@ from typing import Any
 from orchestrator.findings import Finding
 from orchestrator.manifest_backends import Ctranslate2Backend, EchoBackend, OnnxBackend, TorchBackend
 from orchestrator.manifest_fields import Manifest
-from orchestrator.rules import Benchmark, Round
+from orchestrator.rules import Benchmark, Reference, Round
+from workers.models import EIGHT_BITS
 
 # Task options that leave the benchmark's data set what it is; every other one is for tests and examples.
 FREE_TASK_OPTIONS = {"path", "count", "truth", "cases", "quantiles", "response", "dtype", "preprocess"}
@@ -131,22 +132,40 @@ def calibration_findings(
 ) -> Iterator[Finding]:
     """Whether scales that the workers computed with were made from the round's own calibration list.
 
-    Every division but open allows no other samples (rules, Quantization). `facts`: the workers' own.
+    Every division but open allows no other samples (rules, Quantization). `facts`: the workers' own, of a
+    record perhaps, which may say anything.
     """
     if manifest.division == "open":
         return
     benchmark = found.benchmark(manifest.benchmark)
-    made = [fact["calibration"] for fact in facts if fact.get("calibration")]
-    other = [one for one in made if one.get("list_sha256") not in benchmark.reference.calibration_lists]
-    if not other:
-        return
-    what = f"the list {other[0]['list']}" if other[0].get("list") else "generated samples"
-    named = ", ".join(benchmark.reference.calibration_lists.values()) or "which LoadGrid does not know yet"
-    yield Finding(
-        rule="calibration",
-        why=f"the scales were made from {what}, not from the benchmark's calibration list ({named})",
-        source=f"{found.name} benchmarks.{benchmark.name}.reference",
-    )
+    eight = EIGHT_BITS.values() if isinstance(manifest.backend, TorchBackend) else ()
+    for fact in facts:
+        made = fact.get("calibration")
+        if isinstance(made, Mapping):
+            why = _calibrated_otherwise(benchmark.reference, made)
+        else:
+            told_nothing = fact.get("precision") in eight or made is not None
+            why = "a worker with 8 bits does not tell from what its scales were made" if told_nothing else ""
+        if why:
+            source = f"{found.name} benchmarks.{benchmark.name}.reference"
+            yield Finding(rule="calibration", why=why, source=source)
+            return  # of all workers: more that differ are told of elsewhere
+
+
+def _calibrated_otherwise(reference: Reference, made: Mapping[str, Any]) -> str:
+    """From what else than one of the reference's lists scales were `made`; empty if from one."""
+    listed = reference.calibration_lists.get(str(made.get("list_sha256")))
+    if listed is None:
+        what = f"the list {made['list']}" if made.get("list") else "generated samples"
+        names = [one.name for one in reference.calibration_lists.values()]
+        named = ", ".join(names) or "which LoadGrid does not know yet"
+        return f"the scales were made from {what}, not from the benchmark's calibration list ({named})"
+    if made.get("task") != reference.task:
+        task = f"task {made.get('task')}, not of {reference.task}"
+        return f"the scales were made from {listed.name} with samples of {task}"
+    if listed.count is not None and made.get("count") != listed.count:
+        return f"the scales were made from {made.get('count')} samples; {listed.name} has {listed.count}"
+    return ""
 
 
 def ground_truth_findings(manifest: Manifest) -> Iterator[Finding]:

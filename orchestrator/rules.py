@@ -69,18 +69,25 @@ class Place(_Frozen):
     checker: Wanted
 
 
+class CalibrationList(_Frozen):
+    """A file's name, and how many samples it makes of the data set, where its lines say."""
+
+    name: str
+    count: int | None = None
+
+
 class Reference(_Frozen):
     """What LoadGrid calls the benchmark's data set and network: workers/tasks/ and workers/models/.
 
     `identity` is what the task makes of the data set's own list, `sample_bytes` the size of all its samples.
-    `calibration_lists` are the reference's lists of calibration samples: sha256 of the file -> its name.
+    `calibration_lists` are the reference's lists of calibration samples, by the sha256 of the file.
     """
 
     task: str
     model: str
     identity: str | None = None
     sample_bytes: int | None = None
-    calibration_lists: dict[str, str] = Field(default_factory=dict)
+    calibration_lists: dict[str, CalibrationList] = Field(default_factory=dict)
 
 
 class Benchmark(_Frozen):

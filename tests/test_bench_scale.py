@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import typer
 
+from orchestrator import bench_scale
 from orchestrator.bench_engine import EngineBenchError
 from orchestrator.bench_scale import FIELDS, Rows, Scale, for_scale, numbers, offline_row, shares
 from orchestrator.manifest import load_manifest
@@ -173,6 +174,27 @@ def test_tests_last_as_long_as_asked_whatever_the_round_wants(tmp_path: Path) ->
     server, offline = (spec.settings for spec in asked)
     assert (server["min_query_count"], server["min_duration_ms"], server["max_query_count"]) == (1, 500, 0)
     assert offline_samples_per_query(offline, 100) == 16, "whole batches"
+
+
+def test_before_the_first_round_all_workers_have_answered_a_test_that_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "unlike.yaml"
+    file.write_text(MANIFEST)
+    tests: list[tuple[int, float]] = []
+
+    def offline(self: Scale, taking: range, samples: float) -> Record:
+        tests.append((len(taking), samples))
+        return record(1000.0, [9.0] * len(taking), [0.0] * len(taking))
+
+    monkeypatch.setattr(Scale, "offline", offline)
+    monkeypatch.setattr(Scale, "__enter__", lambda self: self)
+    monkeypatch.setattr(Scale, "__exit__", lambda self, *_: None)
+    bench_scale.scale(file, workers="2,4", seconds=4.0, rounds=1, qps=[], slowed=2.0, as_json=True)
+    # 4 seconds at 1,000 a second: a fifth of it, of three workers and one half as fast.
+    sizing = [count for count, _ in tests].index(4)
+    assert {count for count, _ in tests[:sizing]} == {1}
+    assert tests[sizing:] == [(4, 2800), (1, 4000), (1, 4000), (2, 8000), (4, 14000), (1, 4000), (1, 2000)]
 
 
 @pytest.mark.parametrize("text", ["", "two", "0,1", "1,-2", "1.5"])

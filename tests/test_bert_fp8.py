@@ -18,13 +18,11 @@ from orchestrator.manifest import load_manifest, parse_manifest
 from orchestrator.preflight import absent_files
 from orchestrator.rules import load_round
 from orchestrator.submission.calibrated import calibrated
-from orchestrator.submission.facts import quantised
 from tests import made_squad
 from tests.drive_backend import wait
 from tests.made_bert import COUNTS, bert_scales, made_batch, made_bert
 from workers.backends import BackendError, Batch, open_backend
-from workers.backends.torch_quantised import SIZING
-from workers.models import EIGHT_BITS, ModelError, bert_fp8
+from workers.models import EIGHT_BITS, SIZING, ModelError, bert_fp8
 from workers.models.quantise import read_scales
 from workers.tasks import open_task
 
@@ -224,8 +222,8 @@ def test_the_references_list_makes_scales_that_a_run_takes(
     assert "the same best answer for" in said and "of 4 other samples; cosine of the scores" in said
     data = (tmp_path / "s.json").read_bytes()
     made = read_scales(data)
-    assert made.method == "max" and made.corrections == {} and made.samples["list"] == "features.txt"
-    assert made.samples["list_sha256"] == hashlib.sha256(listing.read_bytes()).hexdigest()
+    assert made.method == "max" and made.corrections == {} and made.samples.list == "features.txt"
+    assert made.samples.list_sha256 == hashlib.sha256(listing.read_bytes()).hexdigest()
     assert made.agreement is not None and made.agreement.keys() == {
         "samples", "top1", "start", "end", "cosine", "error",
     }  # fmt: skip
@@ -241,7 +239,8 @@ def test_the_references_list_makes_scales_that_a_run_takes(
 def test_the_references_list_is_known_to_every_round(name: str) -> None:
     closed = parse_manifest(text(division="closed").encode())
     found = load_round(name)
-    made = [{"calibration": {"list": "l.txt", "list_sha256": sha256}} for sha256 in (OFFICIAL, "e" * 64)]
+    listed = {"list": "l.txt", "task": "squad", "count": 100}
+    made = [{"calibration": {**listed, "list_sha256": sha256}} for sha256 in (OFFICIAL, "e" * 64)]
     assert not list(calibration_findings(found, closed, made[:1]))
     (other,) = calibration_findings(found, closed, made)
     assert "calibration.txt" in other.why or "bert_calibration_features.txt" in other.why
@@ -261,7 +260,8 @@ def test_the_calibration_document_tells_of_fp8() -> None:
     assert document is not None and "== bert-99 Offline" in document
     assert "* Weights: FP8 e4m3, one scale a tensor" in document and "biases: fp16" in document
     assert "largest that the format holds" in document and "Biases: as they were." in document
-    assert quantised({"weight_data_types": "fp8"})
+    assert "made by each worker from random samples" in document and "loadgrid calibrate" not in document
+    assert facts["weight_data_types"].startswith("fp8 e4m3 (encoder), fp16 (")
 
 
 def test_the_sizing_manifest_asks_for_what_there_is() -> None:

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from orchestrator import cli
+from orchestrator.calibrate_command import _about
 from orchestrator.findings_data import calibration_findings
 from orchestrator.manifest import ManifestError, load_manifest, parse_manifest
 from orchestrator.paths import RECORD
@@ -22,7 +24,7 @@ from orchestrator.present import Present
 from orchestrator.record import read_record
 from orchestrator.resume import changes
 from orchestrator.rules import load_round
-from orchestrator.submission.build import Wishes, submit
+from orchestrator.submission.build import SubmitError, Wishes, submit
 from orchestrator.submission.calibrated import calibrated
 from orchestrator.verdict import missing_evidence
 from tests import made_imagenet
@@ -30,9 +32,9 @@ from tests.drive_backend import wait
 from tests.made_int8 import pictures
 from tests.made_runs import made_run, made_system, rerecord
 from workers.backends import BackendError, Batch, open_backend
-from workers.backends.torch_quantised import SIZING
-from workers.models import open_model
-from workers.models.quantise import Scales, read_scales
+from workers.models import SIZING, open_model
+from workers.models.quantise import BINS, CLIPS, LEAST_CLIP, SCALE_DIGITS, Origin, Scales, read_scales
+from workers.models.resnet50_int8 import Int8ResNet50
 from workers.tasks import open_task
 
 TIME_BUDGET_S = 40
@@ -50,6 +52,7 @@ task: {name: imagenet, TASK}
 backend: {engine: torch, model: resnet50, precision: int8, threads: 1, options: {width: 2}, BACKEND}
 workers: {where: local, max_batch: 2}
 """
+TYPES = Int8ResNet50.weight_data_types
 OFFICIAL = "7662247d1d9407d6cb564268f64c5a4a6cf9f1a34fd2e6cdc3b94dcf278b3dc9"
 
 
@@ -122,7 +125,7 @@ def scales(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parts = seeded().calibrated([pictures(2, 8)], "max")
     about = {"model": "resnet50", "model_hash": facts["model_hash"], "weights": "seeded", "method": "max"}
     file = tmp_path_factory.mktemp("scales") / "s.json"
-    listed = {"count": 2, "list": "l.txt", "list_sha256": "b" * 64}
+    listed = Origin(count=2, list="l.txt", list_sha256="b" * 64)
     file.write_bytes(Scales(samples=listed, **about, **parts).written())
     return file
 
@@ -133,6 +136,7 @@ def test_the_engine_computes_the_quantised_network_and_tells_of_its_scales(scale
     quantised = seeded().quantised(read_scales(scales.read_bytes()), torch.device("cpu"))
     assert found == quantised(pictures(2, 3)).tolist()
     assert (facts["precision"], facts["scales"], facts["scales_sha256"]) == ("int8", "s.json", sha256)
+    assert facts["weight_data_types"] == "int8 (convolutions), fp16 (classifier)"
     made = {"method": "max", "biases": "corrected", "count": 2, "list": "l.txt", "list_sha256": "b" * 64}
     numbers = facts["calibration"].pop("numbers")
     assert any("int8" in line for line in numbers)
@@ -156,6 +160,8 @@ def test_scales_that_are_not_these_weights_own_are_refused(scales: Path, tmp_pat
     other.write_text(json.dumps({**body, "model_hash": "f" * 64}))
     assert "was made for other weights" in why(scales=str(other))
     assert "was made for other weights" in why(scales=str(scales), normalize="vgg")
+    other.write_text(json.dumps({**body, "weights_sha256": "f" * 64}))  # the hash is not of the file's bytes
+    assert "sha256 ffffffffffff) than these" in why(scales=str(other))
     assert "not backend.scales_sha256" in why(scales=str(scales), scales_sha256="0" * 64)
     assert "`loadgrid calibrate` makes it" in why(scales=str(tmp_path / "none.json"))
     other.write_text("{}")
@@ -200,8 +206,9 @@ def test_the_references_list_makes_scales_that_a_run_takes(
     code, said = call(file, listing, "--compare", 9)
     assert code == 0 and "made from the 2 samples of list.txt, which is no list of the reference" in said
     made = read_scales((tmp_path / "s.json").read_bytes())
-    assert made.samples["list"] == "list.txt" and made.samples["count"] == 2 and made.method == "mse"
-    assert made.samples["list_sha256"] == hashlib.sha256(listing.read_bytes()).hexdigest()
+    assert made.samples.list == "list.txt" and made.samples.count == 2 and made.method == "mse"
+    assert made.samples.list_sha256 == hashlib.sha256(listing.read_bytes()).hexdigest()
+    assert made.samples.threads == 1 and made.samples.task == "imagenet" and not made.samples.generated
     assert made.agreement is not None and made.agreement["samples"] == 2.0  # those not in the list
     assert f"backend.scales_sha256: {made.sha256()}" in said
     facts, _ = answers({**INT8, "scales": str(tmp_path / "s.json"), "scales_sha256": made.sha256()}, 1)
@@ -219,7 +226,14 @@ def test_generated_samples_do_for_sizing_and_are_told_of(
     assert "generated samples have no list" in call(file, file)[1]
     code, said = call(file, "--method", "max")
     assert code == 0 and "3 generated samples: for sizing, never official" in said
-    assert read_scales((tmp_path / "s.json").read_bytes()).samples["generated"] is True
+    assert read_scales((tmp_path / "s.json").read_bytes()).samples.generated is True
+
+
+def test_generated_samples_are_never_told_of_as_a_lists() -> None:
+    both = parse_manifest(text("generated: 6").encode())
+    task = both.task.model_validate({**both.task.model_dump(), "calibration": "list.txt"})
+    about = _about(both.model_copy(update={"task": task}), SimpleNamespace(digest="d"))  # type: ignore[arg-type]
+    assert about == {"task": "imagenet", "library": "d", "generated": True}
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -300,15 +314,22 @@ def test_what_calibrate_cannot_begin_with_is_told(
 
 def test_every_division_but_open_wants_the_references_list() -> None:
     closed = parse_manifest(text("path: d", "weights: w, scales: s", "closed").encode())
+    opened = closed.model_copy(update={"division": "open"})
+    good = {"task": "imagenet", "list": "l.txt", "list_sha256": OFFICIAL, "count": 500}
     for made, told in (
-        ({"list": "cal_image_list_option_1.txt", "list_sha256": OFFICIAL}, None),
-        ({"list": "mine.txt", "list_sha256": "e" * 64}, "from the list mine.txt"),
+        (good, None),
+        ({**good, "list": "mine.txt", "list_sha256": "e" * 64}, "from the list mine.txt"),
+        ({**good, "list_sha256": ["e"]}, "from the list l.txt"),
+        ({**good, "task": "coco-300"}, "task coco-300, not of imagenet"),
+        ({**good, "count": 3}, "from 3 samples; cal_image_list_option_1.txt has 500"),
         ({"generated": True}, "from generated samples"),
+        (None, "does not tell from what"),
+        ("a word", "does not tell from what"),
     ):
-        found = list(calibration_findings(load_round("v6.1"), closed, [{"calibration": made}, {}]))
-        assert [one.why for one in found if told and told in one.why] == [one.why for one in found]
-        opened = closed.model_copy(update={"division": "open"})
-        assert not list(calibration_findings(load_round("v6.1"), opened, [{"calibration": made}]))
+        facts: list[Any] = [{"calibration": good}, {"precision": "int8", "calibration": made}, {}]
+        found = [one.why for one in calibration_findings(load_round("v6.1"), closed, facts)]
+        assert len(found) == (told is not None) and all(told is not None and told in why for why in found)
+        assert not list(calibration_findings(load_round("v6.1"), opened, facts))
 
 
 def test_scales_that_nobody_verified_are_no_evidence() -> None:
@@ -355,10 +376,15 @@ def test_the_calibration_document_says_what_the_workers_said() -> None:
     assert "== resnet Offline, resnet Server" in document
     assert "the 500 samples of `list.txt` (sha256 " + "e" * 64 in document
     assert "99.10 % of 5000 samples" in document and "least squared error" in document
+    assert (BINS, CLIPS, LEAST_CLIP, SCALE_DIGITS) == (4096, 100, 0.2, 6)  # in the document's words:
+    for words in ("in 4,096 bins", "100 clips, evenly from a fifth", "to 6 significant", "layer by layer"):
+        assert words in document
+    assert "made by `loadgrid calibrate`" in document and "random samples" not in document
     assert calibrated([*cells, Cell("SingleStream", {})]) is None and calibrated([]) is None  # type: ignore[list-item]
 
 
-def test_a_submission_gets_its_calibration_document_from_the_records(tmp_path: Path) -> None:
+def quantised_run(tmp_path: Path, **changed: Any) -> Path:
+    """A made run of ResNet-50 in int8, with these facts of its workers changed."""
     backend = (
         "{{engine: torch, model: {model}, precision: int8, weights: w/net.pth, weights_sha256: "
         + "a" * 64
@@ -367,14 +393,40 @@ def test_a_submission_gets_its_calibration_document_from_the_records(tmp_path: P
         + "}}"
     )
     run = made_run(tmp_path / "runs", backend=backend)
-    made = {"method": "mse", "biases": "corrected", "count": 500, "library": "f" * 64}
+    made = {"method": "mse", "biases": "corrected", "count": 500, "library": "f" * 64, "task": "imagenet"}
     made |= {"list": "cal_image_list_option_1.txt", "list_sha256": OFFICIAL}
     told = {"precision": "int8", "scales": "s.json", "scales_sha256": "b" * 64, "calibration": made}
+    told["weight_data_types"] = TYPES
     for folder in run.iterdir():
         if (folder / RECORD).exists():
             workers = read_record(folder / RECORD).workers
-            more = [w.model_copy(update={"facts": {**w.facts, **told}}) for w in workers]
+            more = [w.model_copy(update={"facts": {**w.facts, **told, **changed}}) for w in workers]
             rerecord(folder, workers=more)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"calibration": {"list": "mine.txt", "list_sha256": "e" * 64}}, "made from the list mine.txt"),
+        ({"calibration": {"generated": True}}, "made from generated samples"),
+        ({"calibration": None}, "does not tell which scales it computed with"),
+        ({"scales_sha256": None}, "does not tell which scales it computed with"),
+        ({"precision": "fp16"}, "computed in fp16, its manifest says int8"),
+        ({"precision": None, "scales_sha256": None, "calibration": None}, "computed in None, its manifest"),
+    ],
+)
+def test_an_official_record_of_other_scales_cannot_be_submitted(
+    tmp_path: Path, changed: dict[str, Any], told: str
+) -> None:
+    run = quantised_run(tmp_path, **changed)
+    with pytest.raises(SubmitError) as refused:
+        submit([run], made_system(tmp_path), tmp_path / "tree", Wishes())
+    assert told in str(refused.value) and "calibration: " in str(refused.value)
+
+
+def test_a_submission_gets_its_calibration_document_from_the_records(tmp_path: Path) -> None:
+    run = quantised_run(tmp_path)
     system = made_system(tmp_path)
     built = submit([run], system, tmp_path / "tree", Wishes())
     documents = built.root / "closed/ACME/documentation/calibration.adoc"
@@ -382,8 +434,18 @@ def test_a_submission_gets_its_calibration_document_from_the_records(tmp_path: P
     (readme,) = built.root.glob("closed/*/results/*/*/*/README.md")
     assert "s.json (sha256 " + "b" * 64 in readme.read_text()
     described = next(built.root.glob("closed/*/results/*/*/*/measurements.json"))
-    assert json.loads(described.read_text())["weight_data_types"] == "int8"
-    assert "quantised after training to int8 by s.json" in described.read_text()
+    assert json.loads(described.read_text())["weight_data_types"] == TYPES
+    assert f"quantised after training to {TYPES} by the scales of s.json" in described.read_text()
+
+
+def test_a_word_of_the_users_own_does_not_switch_off_the_demand_for_a_calibration_document(
+    tmp_path: Path,
+) -> None:
+    run = quantised_run(tmp_path)
+    wishes = Wishes(facts={"weight_data_types": "mixed"})
+    built = submit([run], made_system(tmp_path), tmp_path / "tree", wishes)
+    document = (built.root / "closed/ACME/documentation/calibration.adoc").read_text()
+    assert "cal_image_list_option_1.txt" in document and "No network of this" not in document
 
 
 def test_the_sizing_manifest_asks_for_what_there_is() -> None:

@@ -17,9 +17,9 @@ from orchestrator.manifest import parse_manifest
 from orchestrator.submission.facts import implementation, quantised
 from tests.drive_backend import wait
 from tests.made_dlrm import CPU, NARROW, made_folded, made_int8, made_pairs, made_scales, made_state
-from workers.backends import BackendError, Batch, open_backend
+from workers.backends import BackendError, Batch, open_backend, torch_calibration
 from workers.backends.torch_weights import model_hash
-from workers.models import ModelError, dlrm_tables, open_model
+from workers.models import SIZING, ModelError, dlrm_tables, open_model
 from workers.models.dlrm_int8 import E4M3, INTERACTION, Int8Dlrm, log_odds, stored, tensor_names
 from workers.models.quantise import TOP, read_scales
 from workers.tasks import open_task
@@ -199,7 +199,7 @@ def test_the_engine_computes_it_and_sizes_seeded_weights_without_a_file() -> Non
     assert done.responses.sizes is not None and done.responses.sizes.tolist() == [120, 200]
     answers = done.responses.blob.view(np.float32)
     assert len(answers) == 80 and ((answers > 0) & (answers < 1)).all()
-    assert facts["weight_data_types"] == "int8 (tables) and fp8 e4m3 (perceptrons)"
+    assert facts["weight_data_types"] == Int8Dlrm.weight_data_types
     assert any("int8, symmetric, one scale a table" in line for line in facts["calibration"]["numbers"])
     assert facts["scales"] == "of random samples" and facts["calibration"]["method"] == "max"
     again = open_backend(INT8, task(), 2)
@@ -235,7 +235,9 @@ def test_scales_by_loadgrid_calibrate_are_those_of_the_run(
         said = capsys.readouterr()
         return int(left.value.code or 0), " ".join((said.out + said.err).split())
 
-    code, said = call("--method", "mse")
+    with monkeypatch.context() as early:  # refused before any weights are loaded
+        early.setattr(torch_calibration, "load_folded", None)
+        code, said = call("--method", "mse")
     assert code != 0 and "found by method max, not by mse" in said and not (tmp_path / "s.json").exists()
     code, said = call("--compare", "2")
     assert code == 0 and "3 generated samples: for sizing, never official" in said
@@ -257,9 +259,13 @@ def test_a_submission_names_both_formats_of_the_weights() -> None:
     )
     cell: Any = SimpleNamespace(performance=performance, benchmark="dlrm-99")
     told = implementation(cell, {})
-    assert told["weight_data_types"] == "int8 (tables) and fp8 e4m3 (perceptrons)" and quantised(told)
-    wanted = "quantised after training to int8 (tables) and fp8 e4m3 (perceptrons) by s.json"
-    assert wanted in told["weight_transformations"]
+    formats = "int8 (tables), fp8 e4m3 (perceptrons), fp16 (first layer), fp32 (last layer)"
+    assert told["weight_data_types"] == formats and quantised(cell, told)
+    assert f"quantised after training to {formats} by the scales of s.json" in told["weight_transformations"]
+    own = implementation(cell, {"weight_data_types": "mixed"})
+    assert own["weight_data_types"] == "mixed" and quantised(cell, own)
+    facts["scales"] = SIZING
+    assert "by scales of random samples, for sizing" in implementation(cell, {})["weight_transformations"]
 
 
 def test_log_odds_are_of_a_click_and_finite() -> None:

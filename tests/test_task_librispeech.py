@@ -175,6 +175,9 @@ def test_options_that_contradict_are_refused() -> None:
             open_task("librispeech", options)
     with pytest.raises(TaskError, match="count must not be negative"):
         open_task("librispeech", {"path": "x", "count": -1})
+    for name in ("librispeech", "criteo"):
+        with pytest.raises(TaskError, match="calibration goes with path, not with generated"):
+            open_task(name, {"generated": 3, "calibration": "list.txt"})
 
 
 def test_manifests_and_lists_of_no_sense_are_named(tmp_path: Path) -> None:

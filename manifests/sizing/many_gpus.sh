@@ -291,20 +291,26 @@ def scaled():
     rows = []
     for file in sorted(out.glob(f"{part}-*.json")):
         found = read(file) or []
-        alone = {}  # the highest rate at which one worker was VALID in every round: Server is measured against it
-        held = [r for r in found if r["scenario"] == "Server" and all(r["valid"])]
-        one = max((r["offered_qps"] for r in held if r["workers"] == 1), default=None)
+        # What one worker can take lies between the highest rate at which it was VALID in every round and the
+        # next at which it was not; without that next one nobody knows, and the rate is shown for what it is.
+        server = [r for r in found if r["scenario"] == "Server"]
+        one = max((r["offered_qps"] for r in server if r["workers"] == 1 and all(r["valid"])), default=None)
+        failed = [r["offered_qps"] for r in server if r["workers"] == 1 and not all(r["valid"])]
+        bracket = min((qps for qps in failed if one and qps > one), default=None)
         for r in found:
-            linear, spread = r["efficiency"], ""
+            linear, spread, held = r["efficiency"], "", None
             if linear is not None:
                 spread = f"{r['efficiency_lowest']:.4f}-{r['efficiency_highest']:.4f}"
-            elif one and r in held:
-                linear = r["offered_qps"] / (one * r["workers"])
+            elif one and all(r["valid"]):
+                each = r["offered_qps"] / r["workers"]
+                held = each / one
+                if bracket:  # more than that for each is more than one can take, whatever it is
+                    linear = f"{min(each / bracket, 1):.4g}-{min(each, bracket) / one:.4g}"
             rows.append([file.stem, r["scenario"], said(r["workers"]), said(r["offered_qps"]),
-                         said(r["samples_per_s"]), said(linear), spread, said(r["valid"]), said(r["p99_ms"]),
-                         said(r["idle"], "%"), said(r["tail"], "%"), said(r["driver_cpu"])])
-    show(["step", "scenario", "workers", "offered/s", "samples/s", "of linear", "rounds", "verdict", "p99 ms",
-          "idle", "tail", "driver cores"], rows)
+                         said(r["samples_per_s"]), said(linear), spread, said(held), said(r["valid"]),
+                         said(r["p99_ms"]), said(r["idle"], "%"), said(r["tail"], "%"), said(r["driver_cpu"])])
+    show(["step", "scenario", "workers", "offered/s", "samples/s", "of linear", "rounds", "x one alone, held",
+          "verdict", "p99 ms", "idle", "tail", "driver cores"], rows)
 
 def rates():
     rows = []

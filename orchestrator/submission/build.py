@@ -162,9 +162,8 @@ def _because(plan: Plan, cell: Evidence) -> tuple[str, ...]:
 
 def _calibration(plan: Plan) -> str:
     formats = [facts["weight_data_types"] for facts in plan.facts.values()]
-    needed = any(quantised(facts) for facts in plan.facts.values())
-    told = calibrated([cell for cell in plan.cells if quantised(plan.facts[cell.benchmark, cell.scenario])])
-    return calibration(plan.wishes.calibration, formats, needed, plan.wishes.draft, told)
+    cells = [c for c in plan.cells if quantised(c, plan.facts[c.benchmark, c.scenario])]
+    return calibration(plan.wishes.calibration, formats, bool(cells), plan.wishes.draft, calibrated(cells))
 
 
 def _write_rest(plan: Plan, tree: TreeWriter) -> tuple[list[str], list[str]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.manifest_backends import Ctranslate2Backend, EchoBackend, OnnxBackend, TorchBackend
 from orchestrator.submission.gather import Evidence
-from workers.models import EIGHT_BITS
+from workers.models import EIGHT_BITS, SIZING
 
 # SYSTEM_IMP_REQUIRED_FILES of the checkers, with what each is, for who must say it.
 FIELDS = {
@@ -45,9 +45,13 @@ def implementation(cell: Evidence, given: Mapping[str, str]) -> dict[str, str]:
     return told
 
 
-def quantised(facts: Mapping[str, str]) -> bool:
-    """Whether the weights are in fewer bits than 16, so that the rules ask how they were calibrated."""
-    return bool(_QUANTISED.search(facts["weight_data_types"]))
+def quantised(cell: Evidence, facts: Mapping[str, str]) -> bool:
+    """Whether something is in fewer bits than 16, so that the rules ask how it was calibrated.
+
+    `facts`: the fields of `implementation`, where a user's own word may be any; so the manifest counts too.
+    """
+    precision = getattr(cell.performance.manifest.backend, "precision", "")
+    return bool(_QUANTISED.search(facts["weight_data_types"]) or _QUANTISED.search(precision))
 
 
 def _derived(cell: Evidence) -> dict[str, str]:
@@ -76,7 +80,9 @@ def _transformations(backend: Any, facts: Mapping[str, Any]) -> dict[str, str]:
         cast = "" if backend.precision == "fp32" else f", cast to {backend.precision}"
         if backend.precision in EIGHT_BITS.values():
             kinds = facts.get("weight_data_types") or backend.precision
-            cast = f", quantised after training to {kinds} by {facts.get('scales')}"
+            scales = facts.get("scales")
+            by = f"scales {SIZING}, for sizing" if scales == SIZING else f"the scales of {scales}"
+            cast = f", quantised after training to {kinds} by {by}"
         loaded = f"loaded into LoadGrid's PyTorch network {facts.get('model', backend.model)}{cast}"
         return {"weight_transformations": loaded}
     return {}

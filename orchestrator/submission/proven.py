@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from orchestrator.audit import ISSUED_UNIQUE_OR_SAME, RAN_OUT, with_compliance
+from orchestrator.findings_data import calibration_findings
 from orchestrator.logs import DetailLog, LogError, read_detail
+from orchestrator.manifest_backends import TorchBackend
 from orchestrator.paths import ACCURACY_TXT, DETAIL, RECORD, VERIFY_PERFORMANCE
 from orchestrator.plan import PlanError, TestSpec, plan
 from orchestrator.record import Result
@@ -17,6 +19,7 @@ from orchestrator.submission.accuracy_files import LARGEST_SCORE_BYTES
 from orchestrator.submission.gather import Gathered, Test, inside
 from orchestrator.submission.refusal import SubmitError, several
 from orchestrator.verdict import MAY_DIFFER, doubts_of, missing_evidence, result_of
+from workers.models import EIGHT_BITS
 
 # The plan's rule on the LoadGen that is installed here, which need not be the one that the test ran with.
 OF_THIS_HOST = "loadgen"
@@ -179,6 +182,9 @@ def _reasons(found: Round, test: Test) -> Iterator[str]:
     facts = [worker.facts for worker in record.workers]
     if any(fact.get("weights") == "seeded" for fact in facts):
         yield "weights: a worker computed with seeded weights"
+    for finding in calibration_findings(found, test.manifest, facts):
+        yield f"{finding.rule}: {finding.why} ({finding.source})"
+    yield from _quantised(test)
     hashes = {
         "library": record.hashes.get("library"),
         "library_expected": test.manifest.task.sha256,
@@ -195,6 +201,20 @@ def _inaccurate(test: Test) -> Iterator[str]:
         yield "the accuracy could not be scored"
     elif not got.reached and test.record.division != "open":
         yield f"accuracy {got.value:g} is below the target {got.target:g} {got.unit}"
+
+
+def _quantised(test: Test) -> Iterator[str]:
+    """What workers do not tell of a network that the manifest has computed in 8 bits."""
+    backend = test.manifest.backend
+    if not isinstance(backend, TorchBackend) or backend.precision not in EIGHT_BITS.values():
+        return
+    for worker in test.record.workers:
+        facts = worker.facts
+        if facts.get("precision") != backend.precision:
+            told = f"computed in {facts.get('precision')}, its manifest says {backend.precision}"
+            yield f"calibration: {worker.name} {told}"
+        if not facts.get("scales_sha256") or not isinstance(facts.get("calibration"), Mapping):
+            yield f"calibration: {worker.name} does not tell which scales it computed with"
 
 
 def _placed(test: Test) -> Iterator[str]:

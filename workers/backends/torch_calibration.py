@@ -18,8 +18,8 @@ from workers.backends.torch_network import TorchOptions, load_folded
 from workers.backends.torch_quantised import Given, refuse_eight_bits
 from workers.backends.torch_slots import given
 from workers.library import Library
-from workers.models import ModelError
-from workers.models.quantise import METHODS, Method, Scales, agreement
+from workers.models import ModelError, calibration_methods
+from workers.models.quantise import METHODS, Method, Origin, Scales, agreement
 from workers.tasks import Task
 
 BATCH = 16
@@ -48,14 +48,14 @@ def calibrate(
     task: Task,
     samples: Samples,
     others: Samples | None,
-    method: Method | None,
+    method: Method,
     about: Mapping[str, Any],
     heard: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scales:
     """The scales of the weights that `options`, those of `backend`, name; BackendError if they have none.
 
-    `method` None is the network's first. `about` says what the samples are; on `others` 8 bits are held
-    against fp32. `heard` is told how many steps are done, of how many.
+    `about` says what the samples are, in Origin's words; on `others` 8 bits are held against fp32. `heard` is
+    told how many steps are done, of how many.
     """
     checked = read_options(TorchOptions, options)
     refuse_eight_bits(checked.model, checked.precision, checked.channels_last, checked.compile)
@@ -77,7 +77,7 @@ def _calibrate(
     task: Task,
     samples: Samples,
     others: Samples | None,
-    asked: Method | None,
+    method: Method,
     about: Mapping[str, Any],
     heard: Callable[[int, int], None],
 ) -> Scales:
@@ -87,7 +87,6 @@ def _calibrate(
     with torch.inference_mode():
         module, facts = load_folded(checked, options, device, torch.float32)
         network: Any = module.to(device)
-        method = _method(network, asked, f"{checked.model} in {checked.precision}")
         batches = samples.batches(task, device)
         parts = network.calibrated(batches, method, True, heard)
         made = Scales(
@@ -96,7 +95,7 @@ def _calibrate(
             weights=facts["weights"],
             weights_sha256=facts.get("weights_sha256"),
             method=method,
-            samples={**about, "count": len(samples.indices), **_versions(device)},
+            samples=Origin(**about, count=len(samples.indices), **_versions(device)),
             **parts,
         )
         if others is None:
@@ -109,10 +108,11 @@ def _calibrate(
     return made.model_copy(update={"agreement": told})
 
 
-def _method(network: Any, asked: Method | None, what: str) -> Method:
-    """What was asked for, or the network's first; BackendError if it does not have it."""
-    methods: tuple[Method, ...] = getattr(network, "methods", METHODS)
+def method_of(model: str, precision: str, asked: Method | None) -> Method:
+    """What was asked for, or the network's first; BackendError if it does not have it. Loads no weights."""
+    methods = calibration_methods(model) or METHODS
     if asked is not None and asked not in methods:
+        what = f"{model} in {precision}"
         raise BackendError(f"scales of {what} are found by method {' or '.join(methods)}, not by {asked}")
     return asked or methods[0]
 
@@ -134,10 +134,10 @@ def _compare(network: Any, quantised: Any, batches: Sequence[Given]) -> dict[str
     return {name: round(value, 6) for name, value in told.items()}
 
 
-def _versions(device: torch.device) -> dict[str, str]:
+def _versions(device: torch.device) -> dict[str, Any]:
     """What computed the scales; they may differ in the last digits elsewhere."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {"device": name, "torch": str(torch.__version__)}
+    return {"device": name, "torch": str(torch.__version__), "threads": torch.get_num_threads()}
 
 
 def unlike(task: Task, library: Library, known: Samples, count: int) -> Samples:

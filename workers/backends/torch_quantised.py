@@ -11,13 +11,12 @@ from torch import nn
 
 from workers.backends import BackendError
 from workers.installed import LocateError, locate
-from workers.models import ModelError, why_not_eight_bits
-from workers.models.quantise import Scales, read_scales
+from workers.models import SIZING, ModelError, why_not_eight_bits
+from workers.models.quantise import Origin, Scales, read_scales
 
 LARGEST_SCALES_BYTES = 1 << 26
 # Random samples that stand in for a calibration: no answer of seeded weights means anything.
 SIZING_SAMPLES = 4
-SIZING = "of random samples"
 
 
 # A network's input: of a ragged task rows and counts.
@@ -43,11 +42,13 @@ def quantised(
     file seeded weights are scaled by random `samples`, so that a machine can be sized without any data.
     """
     scales, sha256 = _read(*file) if file[0] else _sizing(module, facts, samples)
-    if scales.model != facts["model"] or scales.model_hash != facts["model_hash"]:
+    own = (facts["model"], facts["model_hash"], facts.get("weights_sha256"))
+    if (scales.model, scales.model_hash, scales.weights_sha256) != own:
         raise BackendError(
-            f"backend.scales: {file[0]} was made for other weights ({scales.model}, {scales.weights}, "
-            f"model_hash {scales.model_hash[:12]}) than these ({facts['model']}, {facts['weights']}, "
-            f"{facts['model_hash'][:12]}); make scales of these with `loadgrid calibrate`"
+            f"backend.scales: {file[0]} was made for other weights "
+            f"({scales.model}, {scales.weights}, {_hashes(scales.model_hash, scales.weights_sha256)}) than "
+            f"these ({own[0]}, {facts['weights']}, {_hashes(*own[1:])}); make scales of these with "
+            "`loadgrid calibrate`"
         )
     try:
         made = module.quantised(scales, device)
@@ -57,7 +58,7 @@ def quantised(
         "scales": locate(file[0]).name if file[0] else SIZING,
         "scales_sha256": sha256,
         "calibration": {
-            **scales.samples,  # first: what the file says of them replaces nothing below
+            **scales.samples.told(),  # first: what the file says of them replaces nothing below
             "method": scales.method,
             "numbers": list(made.numbers),
             "biases": "corrected" if scales.corrections else "as they were",
@@ -69,6 +70,10 @@ def quantised(
     if made.kernels is not None:
         told["kernels"] = made.kernels.facts()
     return made, told
+
+
+def _hashes(of_model: str, of_file: str | None) -> str:
+    return f"model_hash {of_model[:12]}, sha256 {of_file[:12] if of_file else 'none'}"
 
 
 def _read(path: str, wanted_sha256: str) -> tuple[Scales, str]:
@@ -105,5 +110,5 @@ def _sizing(
         )
     about = {"model": facts["model"], "model_hash": facts["model_hash"], "weights": "seeded", "method": "max"}
     parts = module.calibrated([samples(SIZING_SAMPLES)], "max", False)
-    scales = Scales(samples={"generated": True, "count": SIZING_SAMPLES}, **about, **parts)
+    scales = Scales(samples=Origin(generated=True, count=SIZING_SAMPLES), **about, **parts)
     return scales, scales.sha256()

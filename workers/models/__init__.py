@@ -42,8 +42,11 @@ and, where the network can be computed in 8 bits (EIGHT_BITS), when folded and n
         of both modules: by these 8 bits are held against fp32
     agreement(found, expected) -> {"samples": ..., "top1": ..., "cosine": ..., ...}
         of two scores, where they are not what quantise.agreement takes, (n, classes)
-    methods = ("max",)
-        the methods of quantise that it has, if not all of METHODS; the first is taken where none is asked for
+
+and the file
+
+    METHODS = ("max",)
+        the methods of quantise that it has, if not all; the first is taken where none is asked for
 """
 
 from __future__ import annotations
@@ -56,6 +59,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from workers.models.quantise import Method
 
 _MODELS = {
     "3d-unet-brats": "workers.models.unet_brats",
@@ -74,6 +79,8 @@ _MODELS = {
 
 # Those that can be computed in 8 bits, and in which.
 EIGHT_BITS = {"bert-large": "fp8", "dlrm": "int8", "resnet50": "int8"}
+# The scales of seeded weights that nobody has calibrated, as records tell of them in a file's place.
+SIZING = "of random samples"
 
 
 class ModelError(Exception):
@@ -99,6 +106,12 @@ def why_not_eight_bits(
         if given:
             return field, f"does not go with precision {precision}, which has its own kernels; leave it out"
     return None
+
+
+def calibration_methods(model: str) -> tuple[Method, ...] | None:
+    """METHODS of the model's file; None if it has all that quantise has."""
+    found: tuple[Method, ...] | None = getattr(importlib.import_module(_MODELS[model]), "METHODS", None)
+    return found
 
 
 def open_model(

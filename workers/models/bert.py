@@ -160,10 +160,12 @@ class Bert(nn.Module):
         return x
 
 
+METHODS = bert_fp8.METHODS
+
+
 class BertSquad(nn.Module):
     """Rows int32 (R, 2) of token id and segment, counts int64 (n,) -> float32 (R, 2), start and end logit."""
 
-    methods = bert_fp8.METHODS
     agreement = staticmethod(bert_fp8.agreement)
 
     def __init__(self, options: dict[str, Any]) -> None:

@@ -21,11 +21,11 @@ from torch.nn import functional
 from workers.models import ModelError, bert_plain
 from workers.models.bert_places import POSITIONS, Places
 from workers.models.bert_plain import TOP
-from workers.models.quantise import Observe, Scales, activation_scales
+from workers.models.quantise import Method, Observe, Scales, activation_scales
 
 # e4m3's error is a share of the value, so to clip the largest gains the others nothing, but for those below
 # 2^-15 of it.
-METHODS = ("max",)
+METHODS: tuple[Method, ...] = ("max",)
 # accuracy-squad.py of the reference, max_answer_length.
 LONGEST_ANSWER = 30
 # Of the first GPUs with e4m3 products.
@@ -110,6 +110,7 @@ def _half(norm: nn.LayerNorm) -> nn.LayerNorm:
 class Fp8Bert(nn.Module):
     """Rows int32 (R, 2), counts int64 (n,) -> float32 (R, 2), as bert.BertSquad."""
 
+    weight_data_types = "fp8 e4m3 (encoder), fp16 (embeddings, norms, head)"
     numbers = (
         f"Activations: FP8 e4m3 before each product, one static scale a tensor, saturating at {TOP:.0f}.",
         f"Weights: FP8 e4m3, one scale a tensor: its largest absolute value is {TOP:.0f}.",

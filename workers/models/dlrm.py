@@ -36,11 +36,13 @@ OPTIONS: dict[str, Any] = {
 _ALIGNED = 8
 
 
+METHODS = dlrm_int8.METHODS
+
+
 class Dlrm(nn.Module):
     """int32 pairs (r, 13 counts + 26 indices) -> the probability of a click of each, float32 (r,)."""
 
     graphable = True
-    methods = dlrm_int8.METHODS
     agreement = staticmethod(dlrm_int8.agreement)
     _below: torch.Tensor
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 from workers.library import Library
 from workers.models import ModelError
 from workers.models.dlrm_tables import check_indices
-from workers.models.quantise import TOP, Method, Scales
+from workers.models.quantise import TOP, Method, Scales, rounded_scale
 from workers.tasks.criteo import DENSE
 
 E4M3 = torch.float8_e4m3fn
@@ -91,7 +91,7 @@ def calibrated(folded: Any, batches: Sequence[Batch], heard: Heard) -> dict[str,
             tops[name] = max(tops.get(name, 1e-6), values.abs().max().item())
         heard(done, len(batches))
     last = names[names.index(INTERACTION) - 1]  # the bottom's output, int8
-    scales = {name: top / (TOP if name == last else E4M3_TOP) for name, top in tops.items()}
+    scales = {name: rounded_scale(top / (TOP if name == last else E4M3_TOP)) for name, top in tops.items()}
     return {"activations": scales, "corrections": {}}
 
 
@@ -119,7 +119,7 @@ class Layer(nn.Module):
 class Int8Dlrm(nn.Module):
     """int32 pairs (r, 13 counts + 26 indices) -> the probability of a click of each, as dlrm.Dlrm."""
 
-    weight_data_types = "int8 (tables) and fp8 e4m3 (perceptrons)"
+    weight_data_types = "int8 (tables), fp8 e4m3 (perceptrons), fp16 (first layer), fp32 (last layer)"
     numbers = (
         "Embedding tables: int8, symmetric, one scale a table: its largest absolute value is step 127. The "
         "model_hash of the records is that of the tables so quantised.",

@@ -19,12 +19,16 @@ from workers.models import ModelError
 
 TOP = 127
 BINS = 4096
-# Clips that mse tries, from a fifth of the largest value to all of it.
+# Clips that mse tries, from this share of the largest value to all of it.
 CLIPS = 100
+LEAST_CLIP = 0.2
 # Digits after the point of a bias correction, in steps: far below what rounding to whole steps can show.
 CORRECTION_DIGITS = 5
 # Beyond these a scale, or its inverse, leaves float32's range once it is multiplied by another.
 LEAST_SCALE, MOST_SCALE = 1e-30, 1e30
+# Of a scale. What rounds with it would else hang on the last bits of a sum, which change with the number of
+# CPU threads: in fp32 by up to 4e-6 of a ResNet-50's scales, too much for six digits; in fp64 far below them.
+SCALE_DIGITS = 6
 
 Method = Literal["mse", "max"]
 METHODS: tuple[Method, ...] = ("mse", "max")
@@ -32,6 +36,30 @@ METHODS: tuple[Method, ...] = ("mse", "max")
 Observe = Callable[[str, torch.Tensor], None]
 # A pass of the float network over one batch.
 Pass = Callable[[Any, Observe], torch.Tensor]
+
+
+class Origin(BaseModel):
+    """From which samples scales were made, and by what: the reference's list, or generated ones.
+
+    `library` is the digest of the samples as prepared. Other devices, versions and numbers of `threads` add
+    up in another order, which the last digits may show.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    task: str | None = None
+    library: str | None = None
+    generated: bool | None = None
+    list: str | None = None
+    list_sha256: str | None = None
+    count: int | None = None
+    device: str | None = None
+    torch: str | None = None
+    threads: int | None = None
+
+    def told(self) -> dict[str, Any]:
+        """What is known."""
+        return self.model_dump(exclude_none=True)
 
 
 class Scales(BaseModel):
@@ -50,7 +78,7 @@ class Scales(BaseModel):
     weights: str
     weights_sha256: str | None = None
     method: Method
-    samples: dict[str, Any]
+    samples: Origin
     activations: dict[str, Annotated[float, Field(ge=LEAST_SCALE, le=MOST_SCALE)]]
     corrections: dict[str, list[float]]
     agreement: dict[str, float] | None = None
@@ -107,7 +135,7 @@ def activation_scales(
         tops[name] = max(tops.get(name, 1e-6), values.max().item())
 
     def see_counts(name: str, values: torch.Tensor) -> None:
-        found = torch.histc(values[values > 0].float(), BINS, 0, tops[name]).double().cpu()
+        found = torch.histc(values[values > 0], BINS, 0, tops[name]).double().cpu()
         counts[name] = counts[name] + found if name in counts else found
 
     for observe in (see_top, see_counts) if method == "mse" else (see_top,):
@@ -115,14 +143,19 @@ def activation_scales(
             run(batch, observe)
             step()
     if method == "max":
-        return {name: top / last for name, top in tops.items()}
-    return {name: least_error(counts[name], top) / TOP for name, top in tops.items()}
+        return {name: rounded_scale(top / last) for name, top in tops.items()}
+    return {name: rounded_scale(least_error(counts[name], top) / TOP) for name, top in tops.items()}
+
+
+def rounded_scale(value: float) -> float:
+    """To SCALE_DIGITS, where it is made: what is computed with it is what the file says."""
+    return float(f"{value:.{SCALE_DIGITS}g}")
 
 
 def least_error(counts: torch.Tensor, top: float) -> float:
     """The largest value kept that costs least, of a histogram of BINS bins from 0 to `top`."""
     values = (torch.arange(BINS, dtype=torch.float64) + 0.5) * top / BINS
-    clips = torch.linspace(0.2, 1.0, CLIPS, dtype=torch.float64) * top
+    clips = torch.linspace(LEAST_CLIP, 1.0, CLIPS, dtype=torch.float64) * top
     scale = (clips / TOP)[:, None]
     error = values - (values / scale).round().clamp(max=TOP) * scale
     return float(clips[(error.square() * counts).sum(1).argmin()].item())

@@ -7,6 +7,7 @@ the Triton kernels of resnet50_launch.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from workers.models.quantise import (
     CORRECTION_DIGITS,
     Method,
     Observe,
+    Origin,
     Scales,
     activation_scales,
     quantise_weights,
@@ -64,7 +66,9 @@ def float_scores(folded: Any, photos: torch.Tensor, observe: Observe) -> torch.T
 class Int8ResNet50(nn.Module):
     """uint8 photos (n, 224, 224, 3), RGB -> classes int64 (n,), as resnet50.ResNet50."""
 
+    weight_data_types = "int8 (convolutions), fp16 (classifier)"
     numbers = (
+        "Batch normalisation: folded into the convolutions before anything is quantised; calibrated in fp64.",
         "Activations: int8, symmetric, one scale a tensor.",
         "Weights: int8, symmetric, one scale an output channel: its largest absolute value is step 127.",
         "Sums: int32. Biases: fp32. What is no convolution is computed in fp16.",
@@ -248,7 +252,13 @@ def calibrated(
     correct: bool = True,
     heard: Heard = lambda done, total: None,
 ) -> dict[str, Any]:
-    """`activations` and `corrections` of Scales, from uint8 photos on the network's device."""
+    """`activations` and `corrections` of Scales, from uint8 photos on the network's device.
+
+    The float network is computed in float64: what it sums differs by the order, so by the number of CPU
+    threads, in fp32 enough to round an activation otherwise here and there; after some layers the rounding of
+    all is another, and with 4 photos corrections differed by 0.16 steps.
+    """
+    exact = copy.deepcopy(folded).double()
     passes = (2 if method == "mse" else 1) + (1 + len(tensor_names(folded)) if correct else 0)
     total, done = passes * len(batches), 0
 
@@ -258,18 +268,22 @@ def calibrated(
         heard(done, total)
 
     def run(batch: torch.Tensor, observe: Observe) -> torch.Tensor:
-        return float_scores(folded, batch, observe)
+        return float_scores(exact, batch, observe)
 
     found = activation_scales(run, batches, method, step)
-    corrections = correct_biases(folded, found, batches, step) if correct else {}
+    corrections = correct_biases(folded, exact, found, batches, step) if correct else {}
     return {"activations": found, "corrections": corrections}
 
 
 @torch.no_grad()
 def correct_biases(
-    folded: Any, activations: dict[str, float], batches: Sequence[torch.Tensor], step: Callable[[], None]
+    folded: Any,
+    double: Any,
+    activations: dict[str, float],
+    batches: Sequence[torch.Tensor],
+    step: Callable[[], None],
 ) -> dict[str, list[float]]:
-    """What to add to each bias so that its channel's mean over the photos is the float network's.
+    """What to add to each bias so that its channel's mean over the photos is the float network's, `double`'s.
 
     Rounding weights and clipping activations shift means, and shifts add up over 50 layers (Nagel et al.,
     ICCV 2019, section 4.2; here with data instead of norms). Layer after layer: each sees those before it
@@ -282,13 +296,19 @@ def correct_biases(
         mean = values.double().mean((0, 2, 3)) * (len(values) / photos)
         wanted[name] = wanted[name] + mean if name in wanted else mean
 
-    exact = torch.zeros(())
+    exact = torch.zeros((), dtype=torch.float64)
     for batch in batches:
-        exact = exact.to(batch.device) + float_scores(folded, batch, add).double().sum(0) / photos
+        exact = exact.to(batch.device) + float_scores(double, batch, add).sum(0) / photos
         step()
     device = exact.device
     plain = Scales(
-        model="", model_hash="", weights="", method="max", samples={}, activations=activations, corrections={}
+        model="",
+        model_hash="",
+        weights="",
+        method="max",
+        samples=Origin(),
+        activations=activations,
+        corrections={},
     )
     network = Int8ResNet50(folded, plain, torch.device("cpu")).to(device)
     held = [{"photos": pack(batch, network.pads)} for batch in batches]

@@ -29,7 +29,7 @@ from workers.limits import usable_cpus
 from workers.models import open_model
 from workers.models.int8_conv import ConvShape, Int8Conv
 from workers.models.int8_tiles import TABLE, Table, Tiles, Ways, candidates, default_tiles, with_entry
-from workers.models.quantise import Scales
+from workers.models.quantise import Origin, Scales
 from workers.models.resnet50_int8 import Int8ResNet50
 from workers.models.resnet50_launch import NETWORK, Launches, device_of, launch
 
@@ -71,7 +71,9 @@ def network(device: str) -> Int8ResNet50:
     model.requires_grad_(False)
     photos = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8)
     parts = model.calibrated([photos], "max", False)
-    scales = Scales(model="resnet50", model_hash="", weights="seeded", method="max", samples={}, **parts)
+    scales = Scales(
+        model="resnet50", model_hash="", weights="seeded", method="max", samples=Origin(), **parts
+    )
     return Int8ResNet50(model, scales, torch.device(device))
 
 

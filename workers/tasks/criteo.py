@@ -82,6 +82,9 @@ class CriteoTask:
                 raise TaskError(
                     f"task {self.name!r}: {key} must be between 0 and {MOST_SAMPLES}, not {value}", key
                 )
+        if self.generated and self.calibration:
+            why = "calibration goes with path, not with generated"
+            raise TaskError(f"task {self.name!r}: {why}", "calibration")
         if not 1 <= self.max_ind_range < 1 << 31:
             raise TaskError(
                 f"task {self.name!r}: max_ind_range must be between 1 and 2^31 - 1", "max_ind_range"

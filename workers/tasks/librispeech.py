@@ -81,6 +81,9 @@ class LibrispeechTask:
                 "made up utterances)",
                 "path",
             )
+        if self.generated and self.calibration:
+            why = "calibration goes with path, not with generated"
+            raise TaskError(f"task {self.name!r}: {why}", "calibration")
 
     def prepare(self, cache: Path) -> Library:
         """Decode every utterance once; the library keeps float32 and the transcripts."""
