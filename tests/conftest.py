@@ -10,7 +10,7 @@ import sys
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,30 @@ def _not_possible(reason: str) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(f"cannot run here: {reason}")
     pytest.skip(reason)
+
+
+@pytest.fixture
+def calibrate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Callable[..., tuple[int, str]]]:
+    """`loadgrid calibrate` with a cache of its own: its exit code, and what it said, as one line."""
+    import torch
+
+    from orchestrator import cli
+
+    monkeypatch.setenv("LOADGRID_CACHE", str(tmp_path / "cache"))
+    threads = torch.get_num_threads()
+
+    def called(*arguments: str | Path) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["loadgrid", "calibrate", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err + said.out
+        return int(left.value.code or 0), " ".join((said.out + said.err).split())
+
+    yield called
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator import cli
 from orchestrator.findings_data import calibration_findings
 from orchestrator.manifest import load_manifest, parse_manifest
 from orchestrator.preflight import absent_files
@@ -189,35 +188,16 @@ def test_other_precisions_of_8_bits_are_refused() -> None:
 # loadgrid calibrate
 
 
-@pytest.fixture
-def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Iterator[Callable[..., tuple[int, str]]]:
-    monkeypatch.setenv("LOADGRID_CACHE", str(tmp_path / "cache"))
-    threads = torch.get_num_threads()
-
-    def called(*arguments: str | Path) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["loadgrid", "calibrate", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err + said.out
-        return int(left.value.code or 0), " ".join((said.out + said.err).split())
-
-    yield called
-    torch.set_num_threads(threads)
-
-
 def test_the_references_list_makes_scales_that_a_run_takes(
-    call: Callable[..., tuple[int, str]], tmp_path: Path
+    calibrate: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
     made_squad.write(tmp_path / "data", 12, seed=1)
     listing, file = tmp_path / "features.txt", tmp_path / "m.yaml"
     listing.write_text("7\n2\n0\n")
     file.write_text(text())
-    code, said = call(file, listing, "--method", "mse")
+    code, said = calibrate(file, listing, "--method", "mse")
     assert code == 3 and "bert-large in fp8 are found by method max, not by mse" in said
-    code, said = call(file, listing, "--compare", 4)
+    code, said = calibrate(file, listing, "--compare", 4)
     assert code == 0 and "made from the 3 samples of features.txt" in said
     assert "the same best answer for" in said and "of 4 other samples; cosine of the scores" in said
     data = (tmp_path / "s.json").read_bytes()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,26 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator import cli
 from orchestrator.calibrate_command import _about
-from orchestrator.findings_data import calibration_findings
-from orchestrator.manifest import ManifestError, load_manifest, parse_manifest
-from orchestrator.paths import RECORD
+from orchestrator.manifest import ManifestError, parse_manifest
 from orchestrator.preflight import absent_files, check_files
-from orchestrator.present import Present
-from orchestrator.record import read_record
-from orchestrator.resume import changes
-from orchestrator.rules import load_round
-from orchestrator.submission.build import SubmitError, Wishes, submit
-from orchestrator.submission.calibrated import calibrated
-from orchestrator.verdict import missing_evidence
 from tests import made_imagenet
 from tests.drive_backend import wait
 from tests.made_int8 import pictures
-from tests.made_runs import made_run, made_system, rerecord
 from workers.backends import BackendError, Batch, open_backend
 from workers.models import SIZING, open_model
-from workers.models.quantise import BINS, CLIPS, LEAST_CLIP, SCALE_DIGITS, Origin, Scales, read_scales
+from workers.models.quantise import Origin, Scales, read_scales
 from workers.models.resnet50_int8 import Int8ResNet50
 from workers.tasks import open_task
 
@@ -175,35 +163,16 @@ def test_scales_that_are_not_these_weights_own_are_refused(scales: Path, tmp_pat
 # loadgrid calibrate
 
 
-@pytest.fixture
-def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Iterator[Callable[..., tuple[int, str]]]:
-    monkeypatch.setenv("LOADGRID_CACHE", str(tmp_path / "cache"))
-    threads = torch.get_num_threads()
-
-    def called(*arguments: str | Path) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["loadgrid", "calibrate", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err + said.out
-        return int(left.value.code or 0), " ".join((said.out + said.err).split())
-
-    yield called
-    torch.set_num_threads(threads)
-
-
 def test_the_references_list_makes_scales_that_a_run_takes(
-    call: Callable[..., tuple[int, str]], tmp_path: Path
+    calibrate: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
     made_imagenet.write(tmp_path / "data", 4, seed=2)
     listing = tmp_path / "list.txt"
     listing.write_text("ILSVRC2012_val_00000003.JPEG\nILSVRC2012_val_00000001.JPEG 1\n")
     file = tmp_path / "m.yaml"
     file.write_text(text("path: data"))
-    assert call(file)[0] == 2  # without a list
-    code, said = call(file, listing, "--compare", 9)
+    assert calibrate(file)[0] == 2  # without a list
+    code, said = calibrate(file, listing, "--compare", 9)
     assert code == 0 and "made from the 2 samples of list.txt, which is no list of the reference" in said
     made = read_scales((tmp_path / "s.json").read_bytes())
     assert made.samples.list == "list.txt" and made.samples.count == 2 and made.method == "mse"
@@ -214,17 +183,17 @@ def test_the_references_list_makes_scales_that_a_run_takes(
     facts, _ = answers({**INT8, "scales": str(tmp_path / "s.json"), "scales_sha256": made.sha256()}, 1)
     assert facts["calibration"]["agreement"] == made.agreement
     before = (tmp_path / "s.json").read_bytes()
-    code, said = call(file, listing)
+    code, said = calibrate(file, listing)
     assert code == 2 and "is there already" in said and (tmp_path / "s.json").read_bytes() == before
 
 
 def test_generated_samples_do_for_sizing_and_are_told_of(
-    call: Callable[..., tuple[int, str]], tmp_path: Path
+    calibrate: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
     file = tmp_path / "m.yaml"
     file.write_text(text())
-    assert "generated samples have no list" in call(file, file)[1]
-    code, said = call(file, "--method", "max")
+    assert "generated samples have no list" in calibrate(file, file)[1]
+    code, said = calibrate(file, "--method", "max")
     assert code == 0 and "3 generated samples: for sizing, never official" in said
     assert read_scales((tmp_path / "s.json").read_bytes()).samples.generated is True
 
@@ -238,7 +207,7 @@ def test_generated_samples_are_never_told_of_as_a_lists() -> None:
 
 @pytest.mark.parametrize("links", [True, False])
 def test_scales_that_came_while_others_were_made_stay(
-    call: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, links: bool
+    calibrate: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, links: bool
 ) -> None:
     file, place = tmp_path / "m.yaml", tmp_path / "s.json"
     file.write_text(text())
@@ -259,9 +228,9 @@ def test_scales_that_came_while_others_were_made_stay(
     monkeypatch.setattr("orchestrator.calibrate_command._made", meanwhile)
     if not links:
         monkeypatch.setattr("os.link", unlinked)
-    assert call(file)[0] == 0 and read_scales(place.read_bytes()).model == "m"
+    assert calibrate(file)[0] == 0 and read_scales(place.read_bytes()).model == "m"
     place.unlink()
-    code, said = call(file)
+    code, said = calibrate(file)
     assert code == 2 and "backend.scales: " in said and "it stays" in said
     assert place.read_text() == "another's"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.yaml", "s.json"]
@@ -277,7 +246,10 @@ def test_scales_that_came_while_others_were_made_stay(
     ],
 )
 def test_memory_that_does_not_suffice_to_calibrate_is_told(
-    call: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
+    calibrate: Callable[..., tuple[int, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    error: Exception,
 ) -> None:
     def full(*arguments: Any) -> None:
         raise error
@@ -286,7 +258,7 @@ def test_memory_that_does_not_suffice_to_calibrate_is_told(
     file.write_text(text())
     monkeypatch.setattr("workers.backends.torch_calibration._calibrate", full)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    code, said = call(file)
+    code, said = calibrate(file)
     assert code != 0 and ("memory of the cpu device does not suffice" in said) != ("another" in said)
 
 
@@ -301,153 +273,9 @@ def test_memory_that_does_not_suffice_to_calibrate_is_told(
     ],
 )
 def test_what_calibrate_cannot_begin_with_is_told(
-    call: Callable[..., tuple[int, str]], tmp_path: Path, change: tuple[str, str], told: str
+    calibrate: Callable[..., tuple[int, str]], tmp_path: Path, change: tuple[str, str], told: str
 ) -> None:
     file = tmp_path / "m.yaml"
     file.write_text(text().replace(*change))
-    code, said = call(file)
+    code, said = calibrate(file)
     assert code == 2 and told in said and not (tmp_path / "s.json").exists()
-
-
-# Evidence
-
-
-def test_every_division_but_open_wants_the_references_list() -> None:
-    closed = parse_manifest(text("path: d", "weights: w, scales: s", "closed").encode())
-    opened = closed.model_copy(update={"division": "open"})
-    good = {"task": "imagenet", "list": "l.txt", "list_sha256": OFFICIAL, "count": 500}
-    for made, told in (
-        (good, None),
-        ({**good, "list": "mine.txt", "list_sha256": "e" * 64}, "from the list mine.txt"),
-        ({**good, "list_sha256": ["e"]}, "from the list l.txt"),
-        ({**good, "task": "coco-300"}, "task coco-300, not of imagenet"),
-        ({**good, "count": 3}, "from 3 samples; cal_image_list_option_1.txt has 500"),
-        ({"generated": True}, "from generated samples"),
-        (None, "does not tell from what"),
-        ("a word", "does not tell from what"),
-    ):
-        facts: list[Any] = [{"calibration": good}, {"precision": "int8", "calibration": made}, {}]
-        found = [one.why for one in calibration_findings(load_round("v6.1"), closed, facts)]
-        assert len(found) == (told is not None) and all(told is not None and told in why for why in found)
-        assert not list(calibration_findings(load_round("v6.1"), opened, facts))
-
-
-def test_scales_that_nobody_verified_are_no_evidence() -> None:
-    hashes: dict[str, str | None] = {"library": "l", "library_expected": "l", "weights_expected": "w"}
-
-    def missing(expected: str | None, *scales: str | None) -> list[str]:
-        facts = [{"weights_sha256": "w", "scales_sha256": one} for one in scales]
-        loadgen = {"version": "6", "sha256": "x"}
-        return missing_evidence(
-            facts, "torch", {**hashes, "scales_expected": expected}, {"commit": "c"}, loadgen
-        )
-
-    assert missing("s", "s", "s") == missing(None, None) == []
-    assert "scales_sha256 is not given" in missing(None, "s")[0]
-    assert "not every worker" in missing("s", "s", "t")[0]
-
-
-def test_other_scales_run_a_test_again(tmp_path: Path) -> None:
-    from tests.test_resume import PRESENT, SPECS, good
-
-    record = good(SPECS[0])
-    workers = [w.model_copy(update={"facts": {**w.facts, "scales_sha256": "s"}}) for w in record.workers]
-    record = record.model_copy(update={"workers": workers})
-    for scales, told in (("s", []), ("t", ["the scales have changed"]), (None, [])):
-        assert list(changes(SPECS[0], record, Present(**vars(PRESENT) | {"scales": scales}))) == told
-    (unknown,) = changes(SPECS[0], record, Present(**vars(PRESENT) | {"scales": ""}))
-    assert "backend.scales_sha256 does not name them" in unknown
-
-
-class Cell:
-    """Of a submission's cell what the document reads."""
-
-    def __init__(self, scenario: str, facts: dict[str, Any]) -> None:
-        self.benchmark, self.scenario, self.performance = "resnet", scenario, self
-        self.model_facts = facts
-
-
-def test_the_calibration_document_says_what_the_workers_said() -> None:
-    made = {"method": "mse", "biases": "corrected", "count": 500, "list": "list.txt", "list_sha256": "e" * 64}
-    told = {"calibration": {**made, "agreement": {"top1": 0.991, "samples": 5000.0}}, "scales": "s.json"}
-    cells: list[Any] = [Cell("Offline", told), Cell("Server", told)]
-    document = calibrated(cells)
-    assert document is not None and document.count("== ") == 1
-    assert "== resnet Offline, resnet Server" in document
-    assert "the 500 samples of `list.txt` (sha256 " + "e" * 64 in document
-    assert "99.10 % of 5000 samples" in document and "least squared error" in document
-    assert (BINS, CLIPS, LEAST_CLIP, SCALE_DIGITS) == (4096, 100, 0.2, 6)  # in the document's words:
-    for words in ("in 4,096 bins", "100 clips, evenly from a fifth", "to 6 significant", "layer by layer"):
-        assert words in document
-    assert "made by `loadgrid calibrate`" in document and "random samples" not in document
-    assert calibrated([*cells, Cell("SingleStream", {})]) is None and calibrated([]) is None  # type: ignore[list-item]
-
-
-def quantised_run(tmp_path: Path, **changed: Any) -> Path:
-    """A made run of ResNet-50 in int8, with these facts of its workers changed."""
-    backend = (
-        "{{engine: torch, model: {model}, precision: int8, weights: w/net.pth, weights_sha256: "
-        + "a" * 64
-        + ", scales: s.json, scales_sha256: "
-        + "b" * 64
-        + "}}"
-    )
-    run = made_run(tmp_path / "runs", backend=backend)
-    made = {"method": "mse", "biases": "corrected", "count": 500, "library": "f" * 64, "task": "imagenet"}
-    made |= {"list": "cal_image_list_option_1.txt", "list_sha256": OFFICIAL}
-    told = {"precision": "int8", "scales": "s.json", "scales_sha256": "b" * 64, "calibration": made}
-    told["weight_data_types"] = TYPES
-    for folder in run.iterdir():
-        if (folder / RECORD).exists():
-            workers = read_record(folder / RECORD).workers
-            more = [w.model_copy(update={"facts": {**w.facts, **told, **changed}}) for w in workers]
-            rerecord(folder, workers=more)
-    return run
-
-
-@pytest.mark.parametrize(
-    ("changed", "told"),
-    [
-        ({"calibration": {"list": "mine.txt", "list_sha256": "e" * 64}}, "made from the list mine.txt"),
-        ({"calibration": {"generated": True}}, "made from generated samples"),
-        ({"calibration": None}, "does not tell which scales it computed with"),
-        ({"scales_sha256": None}, "does not tell which scales it computed with"),
-        ({"precision": "fp16"}, "computed in fp16, its manifest says int8"),
-        ({"precision": None, "scales_sha256": None, "calibration": None}, "computed in None, its manifest"),
-    ],
-)
-def test_an_official_record_of_other_scales_cannot_be_submitted(
-    tmp_path: Path, changed: dict[str, Any], told: str
-) -> None:
-    run = quantised_run(tmp_path, **changed)
-    with pytest.raises(SubmitError) as refused:
-        submit([run], made_system(tmp_path), tmp_path / "tree", Wishes())
-    assert told in str(refused.value) and "calibration: " in str(refused.value)
-
-
-def test_a_submission_gets_its_calibration_document_from_the_records(tmp_path: Path) -> None:
-    run = quantised_run(tmp_path)
-    system = made_system(tmp_path)
-    built = submit([run], system, tmp_path / "tree", Wishes())
-    documents = built.root / "closed/ACME/documentation/calibration.adoc"
-    assert "cal_image_list_option_1.txt" in documents.read_text()
-    (readme,) = built.root.glob("closed/*/results/*/*/*/README.md")
-    assert "s.json (sha256 " + "b" * 64 in readme.read_text()
-    described = next(built.root.glob("closed/*/results/*/*/*/measurements.json"))
-    assert json.loads(described.read_text())["weight_data_types"] == TYPES
-    assert f"quantised after training to {TYPES} by the scales of s.json" in described.read_text()
-
-
-def test_a_word_of_the_users_own_does_not_switch_off_the_demand_for_a_calibration_document(
-    tmp_path: Path,
-) -> None:
-    run = quantised_run(tmp_path)
-    wishes = Wishes(facts={"weight_data_types": "mixed"})
-    built = submit([run], made_system(tmp_path), tmp_path / "tree", wishes)
-    document = (built.root / "closed/ACME/documentation/calibration.adoc").read_text()
-    assert "cal_image_list_option_1.txt" in document and "No network of this" not in document
-
-
-def test_the_sizing_manifest_asks_for_what_there_is() -> None:
-    manifest = load_manifest(Path(__file__).parents[1] / "manifests" / "sizing" / "resnet50-int8.yaml")
-    assert manifest.backend_options()["precision"] == "int8" and not list(absent_files(manifest))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator import cli
 from orchestrator.manifest import parse_manifest
 from orchestrator.submission.facts import implementation, quantised
 from tests.drive_backend import wait
@@ -221,25 +219,17 @@ workers: {where: local, max_batch: 2}
 
 
 def test_scales_by_loadgrid_calibrate_are_those_of_the_run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    calibrate: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("LOADGRID_CACHE", str(tmp_path / "cache"))
     torch.save(made_state(NARROW), tmp_path / "w.pt")
     manifest = tmp_path / "m.yaml"
     manifest.write_text(MANIFEST.replace("OPTIONS", str(NARROW)))
 
-    def call(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["loadgrid", "calibrate", str(manifest), *arguments])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        said = capsys.readouterr()
-        return int(left.value.code or 0), " ".join((said.out + said.err).split())
-
     with monkeypatch.context() as early:  # refused before any weights are loaded
         early.setattr(torch_calibration, "load_folded", None)
-        code, said = call("--method", "mse")
+        code, said = calibrate(manifest, "--method", "mse")
     assert code != 0 and "found by method max, not by mse" in said and not (tmp_path / "s.json").exists()
-    code, said = call("--compare", "2")
+    code, said = calibrate(manifest, "--compare", "2")
     assert code == 0 and "3 generated samples: for sizing, never official" in said
     scales = read_scales((tmp_path / "s.json").read_bytes())
     assert scales.agreement is not None and scales.agreement["error"] < 0.3 and scales.agreement["top1"] > 0.9

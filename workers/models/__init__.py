@@ -137,3 +137,12 @@ def open_model(
     else:
         model = module.build(chosen, channels_last)
     return model
+
+
+def open_kernels(name: str) -> Any:
+    """The module `name`, which imports Triton: only where there is a GPU, for CPU installs have none."""
+    try:
+        return importlib.import_module(f"workers.models.{name}")
+    except ImportError as error:
+        needed = error.name or error
+        raise ModelError(f"on a GPU it needs {needed}; a CUDA build of torch brings Triton along") from None

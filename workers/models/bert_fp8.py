@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from workers.models import ModelError, bert_plain
+from workers.models import ModelError, bert_plain, open_kernels
 from workers.models.bert_places import POSITIONS, Places
 from workers.models.bert_plain import TOP
 from workers.models.quantise import Method, Observe, Scales, activation_scales
@@ -173,13 +173,7 @@ def _kernels(folded: Any, device: torch.device) -> Any:
             f"on a GPU options hidden and intermediate must be multiples of {STEP}, and hidden / heads a "
             f"power of 2 from {STEP} on"
         )
-    try:
-        from workers.models import bert_kernels
-    except ImportError as error:
-        raise ModelError(
-            f"on a GPU it needs {error.name or error}; a CUDA build of torch brings Triton along"
-        ) from None
-    return bert_kernels
+    return open_kernels("bert_kernels")
 
 
 def _check_names(folded: Any, scales: Scales) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from workers.library import Library
-from workers.models import ModelError
+from workers.models import ModelError, open_kernels
 from workers.models.dlrm_tables import check_indices
 from workers.models.quantise import TOP, Method, Scales, rounded_scale
 from workers.tasks.criteo import DENSE
@@ -164,7 +164,7 @@ class Int8Dlrm(nn.Module):
         self.register_buffer("last_w", top[-1].weight.detach().float().flatten())
         self.register_buffer("last_bias", top[-1].bias.detach().float().clone())
         self.eval().to(device)
-        self.kernels = _kernels(self) if device.type == "cuda" else None
+        self.kernels = open_kernels("dlrm_launch").Launches(self) if device.type == "cuda" else None
 
     def check_library(self, library: Library) -> None:
         """See dlrm.Dlrm."""
@@ -220,14 +220,3 @@ def _check_names(folded: Any, scales: Scales) -> None:
         )
     if scales.corrections:
         raise ModelError("the scales correct biases, which those of model 'dlrm' do not")
-
-
-def _kernels(network: Int8Dlrm) -> Any:
-    """The launches of the Triton kernels, imported only where there is a GPU: CPU installs have no Triton."""
-    try:
-        from workers.models.dlrm_launch import Launches
-    except ImportError as error:
-        raise ModelError(
-            f"precision int8 on a GPU needs {error.name or error}; a CUDA build of torch brings Triton along"
-        ) from None
-    return Launches(network)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from workers.models import ModelError
+from workers.models import ModelError, open_kernels
 from workers.models.int8_conv import ConvShape, Int8Conv, Tensors
 from workers.models.quantise import (
     CORRECTION_DIGITS,
@@ -93,7 +93,7 @@ class Int8ResNet50(nn.Module):
             bias += torch.tensor(values, device=bias.device)
         self.fc_bias = self.fc_bias.half()
         self.eval().to(device)
-        self.kernels = _kernels(self) if device.type == "cuda" else None
+        self.kernels = open_kernels("resnet50_launch").Launches(self) if device.type == "cuda" else None
 
     def layer_names(self) -> dict[str, str]:
         """Name of a layer in the float network -> its name here."""
@@ -132,17 +132,6 @@ class Int8ResNet50(nn.Module):
     def mean(self, last: torch.Tensor) -> torch.Tensor:
         """int8 (n, 7, 7, 2048) -> float16 (n, 2048)."""
         return (last.float().sum((1, 2)) * self.pool_scale).half()
-
-
-def _kernels(network: Int8ResNet50) -> Any:
-    """The launches of the Triton kernels, imported only where there is a GPU: CPU installs have no Triton."""
-    try:
-        from workers.models.resnet50_launch import Launches
-    except ImportError as error:
-        raise ModelError(
-            f"precision int8 on a GPU needs {error.name or error}; a CUDA build of torch brings Triton along"
-        ) from None
-    return Launches(network)
 
 
 def tensor_names(folded: Any) -> list[str]:
