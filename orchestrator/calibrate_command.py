@@ -86,7 +86,8 @@ def calibrate(
         raise error_at(chosen, "backend.scales", f"{place} came while these were made: it stays") from None
     terminal.print(Text(f"{chosen.name}: scales of {scales.model}", style="bold"))
     terminal.print(facts_grid(_told(chosen, place, scales)))
-    terminal.print(f"backend.scales_sha256: {scales.sha256()}\n", soft_wrap=True)  # to be copied
+    terminal.print("to be put under backend:")
+    terminal.print(f'  scales_sha256: "{scales.sha256()}"\n', soft_wrap=True)
 
 
 def _place(manifest: Manifest) -> Path:

@@ -179,7 +179,7 @@ def test_the_references_list_makes_scales_that_a_run_takes(
     assert made.samples.list_sha256 == hashlib.sha256(listing.read_bytes()).hexdigest()
     assert made.samples.threads == 1 and made.samples.task == "imagenet" and not made.samples.generated
     assert made.agreement is not None and made.agreement["samples"] == 2.0  # those not in the list
-    assert f"backend.scales_sha256: {made.sha256()}" in said
+    assert f'scales_sha256: "{made.sha256()}"' in said
     facts, _ = answers({**INT8, "scales": str(tmp_path / "s.json"), "scales_sha256": made.sha256()}, 1)
     assert facts["calibration"]["agreement"] == made.agreement
     before = (tmp_path / "s.json").read_bytes()

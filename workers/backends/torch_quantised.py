@@ -53,7 +53,8 @@ def quantised(
     try:
         made = module.quantised(scales, device)
     except ModelError as error:
-        raise BackendError(f"precision {facts['precision']}: {error}") from None
+        by = f" by {file[0]}" if file[0] else ""
+        raise BackendError(f"precision {facts['precision']}{by}: {error}") from None
     told = {
         "scales": locate(file[0]).name if file[0] else SIZING,
         "scales_sha256": sha256,
@@ -92,7 +93,10 @@ def _read(path: str, wanted_sha256: str) -> tuple[Scales, str]:
         ) from None
     sha256 = hashlib.sha256(data).hexdigest()
     if wanted_sha256 not in ("", sha256):
-        raise BackendError(f"backend.scales: {file} has sha256 {sha256}, not backend.scales_sha256")
+        raise BackendError(
+            f"backend.scales: {file} has sha256 {sha256}, not backend.scales_sha256, {wanted_sha256}; take "
+            "the file that it is of, or make scales anew with `loadgrid calibrate`"
+        )
     try:
         return read_scales(data), sha256
     except ModelError as error:
