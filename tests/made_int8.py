@@ -57,3 +57,21 @@ def made_scales(folded: Any, batches: list[torch.Tensor], correct: bool = False,
     parts = folded.calibrated(batches, "max", correct)
     about = {"model": "resnet50", "model_hash": "0" * 64, "weights": "seeded", "method": "max", "samples": {}}
     return Scales(**{**about, **parts, **more})
+
+
+MANIFEST = """
+name: narrow
+round: v6.1
+suite: datacenter,edge
+division: DIVISION
+benchmark: resnet
+scenarios: [Offline]
+task: {name: imagenet, TASK}
+backend: {engine: torch, model: resnet50, precision: int8, threads: 1, options: {width: 2}, BACKEND}
+workers: {where: local, max_batch: 2}
+"""
+
+
+def manifest_text(task: str = "generated: 6", backend: str = "scales: s.json", division: str = "open") -> str:
+    """The manifest of a narrow ResNet-50 in int8."""
+    return MANIFEST.replace("TASK", task).replace("BACKEND", backend).replace("DIVISION", division)

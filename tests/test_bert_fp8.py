@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from workers.models.quantise import read_scales
 from workers.tasks import open_task
 
 TIME_BUDGET_S = 30
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
 OPTIONS = {"layers": 2, "hidden": 16, "heads": 2, "intermediate": 32}
@@ -42,15 +43,6 @@ backend: {engine: torch, model: bert-large, precision: fp8, threads: 1, scales: 
 workers: {where: local, max_batch: 2}
 """
 OFFICIAL = "5a4ace54371313359193a661d653731115fc749c6ed92812ada1f74d4b1b708a"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """A machine that does other things too makes torch's threads wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def text(task: str = "path: data", division: str = "open") -> str:

@@ -6,8 +6,6 @@ TRITON_INTERPRET=1 python -m pytest tests/test_bert_kernels.py
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +16,7 @@ from torch import nn
 
 from tests.drive_backend import wait
 from tests.made_bert import bert_scales, made_batch, made_bert
+from tests.triton_here import CUDA, DEVICE, INTERPRETED, needs_triton
 from workers.backends import Batch, open_backend
 from workers.models import bert_plain
 from workers.models.bert_fp8 import Product
@@ -26,13 +25,7 @@ from workers.tasks import open_task
 
 TIME_BUDGET_S = 60
 
-CUDA = torch.cuda.is_available()
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None or not (CUDA or INTERPRETED),
-    reason="needs Triton, and a CUDA device or TRITON_INTERPRET=1",
-)
-DEVICE = "cpu" if INTERPRETED else "cuda"
+pytestmark = needs_triton()
 # Of the benchmark's network, and a narrow one whose rows are no power of two.
 SIZES = [(1024, 16), (96, 6)]
 INVERSE = torch.tensor([40.0])

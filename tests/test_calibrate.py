@@ -18,34 +18,16 @@ from orchestrator.manifest import ManifestError, parse_manifest
 from orchestrator.preflight import absent_files, check_files
 from tests import made_imagenet
 from tests.drive_backend import wait
-from tests.made_int8 import pictures
+from tests.made_int8 import manifest_text, pictures
 from workers.backends import BackendError, Batch, open_backend
 from workers.models import SIZING, open_model
 from workers.models.quantise import Origin, Scales, read_scales
-from workers.models.resnet50_int8 import Int8ResNet50
 from workers.tasks import open_task
 
 TIME_BUDGET_S = 40
 
 NARROW = {"engine": "torch", "model": "resnet50", "width": 2, "threads": 1}
 INT8 = {**NARROW, "precision": "int8"}
-MANIFEST = """
-name: narrow
-round: v6.1
-suite: datacenter,edge
-division: DIVISION
-benchmark: resnet
-scenarios: [Offline]
-task: {name: imagenet, TASK}
-backend: {engine: torch, model: resnet50, precision: int8, threads: 1, options: {width: 2}, BACKEND}
-workers: {where: local, max_batch: 2}
-"""
-TYPES = Int8ResNet50.weight_data_types
-OFFICIAL = "7662247d1d9407d6cb564268f64c5a4a6cf9f1a34fd2e6cdc3b94dcf278b3dc9"
-
-
-def text(task: str = "generated: 6", backend: str = "scales: s.json", division: str = "open") -> str:
-    return MANIFEST.replace("TASK", task).replace("BACKEND", backend).replace("DIVISION", division)
 
 
 # Manifests
@@ -62,23 +44,23 @@ def text(task: str = "generated: 6", backend: str = "scales: s.json", division: 
 )
 def test_what_int8_does_not_go_with_is_told_at_its_field(backend: str, field: str, told: str) -> None:
     with pytest.raises(ManifestError, match=told) as caught:
-        parse_manifest(text(backend=backend).encode())
+        parse_manifest(manifest_text(backend=backend).encode())
     assert caught.value.field == field
 
 
 def test_other_networks_and_precisions_refuse_int8s_fields() -> None:
-    other = text().replace("model: resnet50", "model: perceptron")
+    other = manifest_text().replace("model: resnet50", "model: perceptron")
     with pytest.raises(ManifestError, match="int8 is for model dlrm or resnet50, not for perceptron"):
         parse_manifest(other.encode())
     with pytest.raises(ManifestError, match="does nothing without precision int8"):
-        parse_manifest(text().replace("int8", "fp16").encode())
+        parse_manifest(manifest_text().replace("int8", "fp16").encode())
     for more in ({"model": "perceptron"}, {"channels_last": True}, {"compile": True}):
         with pytest.raises(BackendError, match="int8"):
             open_backend({**INT8, **more}, open_task("imagenet", {"generated": 1}), 1).load()
 
 
 def test_scales_lie_beside_the_manifest_and_must_be_there(tmp_path: Path) -> None:
-    manifest = parse_manifest(text().encode(), tmp_path / "m.yaml")
+    manifest = parse_manifest(manifest_text().encode(), tmp_path / "m.yaml")
     assert manifest.backend_options()["scales"] == str(tmp_path / "s.json")
     assert [one.field for one in absent_files(manifest)] == ["backend.scales"]
     with pytest.raises(ManifestError, match="loadgrid calibrate"):
@@ -170,7 +152,7 @@ def test_the_references_list_makes_scales_that_a_run_takes(
     listing = tmp_path / "list.txt"
     listing.write_text("ILSVRC2012_val_00000003.JPEG\nILSVRC2012_val_00000001.JPEG 1\n")
     file = tmp_path / "m.yaml"
-    file.write_text(text("path: data"))
+    file.write_text(manifest_text("path: data"))
     assert calibrate(file)[0] == 2  # without a list
     code, said = calibrate(file, listing, "--compare", 9)
     assert code == 0 and "made from the 2 samples of list.txt, which is no list of the reference" in said
@@ -191,7 +173,7 @@ def test_generated_samples_do_for_sizing_and_are_told_of(
     calibrate: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
     file = tmp_path / "m.yaml"
-    file.write_text(text())
+    file.write_text(manifest_text())
     assert "generated samples have no list" in calibrate(file, file)[1]
     code, said = calibrate(file, "--method", "max")
     assert code == 0 and "3 generated samples: for sizing, never official" in said
@@ -199,7 +181,7 @@ def test_generated_samples_do_for_sizing_and_are_told_of(
 
 
 def test_generated_samples_are_never_told_of_as_a_lists() -> None:
-    both = parse_manifest(text("generated: 6").encode())
+    both = parse_manifest(manifest_text("generated: 6").encode())
     task = both.task.model_validate({**both.task.model_dump(), "calibration": "list.txt"})
     about = _about(both.model_copy(update={"task": task}), SimpleNamespace(digest="d"))  # type: ignore[arg-type]
     assert about == {"task": "imagenet", "library": "d", "generated": True}
@@ -210,7 +192,7 @@ def test_scales_that_came_while_others_were_made_stay(
     calibrate: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, links: bool
 ) -> None:
     file, place = tmp_path / "m.yaml", tmp_path / "s.json"
-    file.write_text(text())
+    file.write_text(manifest_text())
     made: list[bool] = []
 
     def meanwhile(*arguments: Any) -> Any:
@@ -255,8 +237,8 @@ def test_memory_that_does_not_suffice_to_calibrate_is_told(
         raise error
 
     file = tmp_path / "m.yaml"
-    file.write_text(text())
-    monkeypatch.setattr("workers.backends.torch_calibration._calibrate", full)
+    file.write_text(manifest_text())
+    monkeypatch.setattr("workers.backends.torch_calibration.load_folded", full)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     code, said = calibrate(file)
     assert code != 0 and ("memory of the cpu device does not suffice" in said) != ("another" in said)
@@ -276,6 +258,6 @@ def test_what_calibrate_cannot_begin_with_is_told(
     calibrate: Callable[..., tuple[int, str]], tmp_path: Path, change: tuple[str, str], told: str
 ) -> None:
     file = tmp_path / "m.yaml"
-    file.write_text(text().replace(*change))
+    file.write_text(manifest_text().replace(*change))
     code, said = calibrate(file)
     assert code == 2 and told in said and not (tmp_path / "s.json").exists()

@@ -19,35 +19,19 @@ from orchestrator.rules import load_round
 from orchestrator.submission.build import SubmitError, Wishes, submit
 from orchestrator.submission.calibrated import calibrated
 from orchestrator.verdict import missing_evidence
+from tests.made_int8 import manifest_text
 from tests.made_runs import made_run, made_system, rerecord
 from workers.models.quantise import BINS, CLIPS, LEAST_CLIP, SCALE_DIGITS
 from workers.models.resnet50_int8 import Int8ResNet50
 
 TIME_BUDGET_S = 40
 
-NARROW = {"engine": "torch", "model": "resnet50", "width": 2, "threads": 1}
-INT8 = {**NARROW, "precision": "int8"}
-MANIFEST = """
-name: narrow
-round: v6.1
-suite: datacenter,edge
-division: DIVISION
-benchmark: resnet
-scenarios: [Offline]
-task: {name: imagenet, TASK}
-backend: {engine: torch, model: resnet50, precision: int8, threads: 1, options: {width: 2}, BACKEND}
-workers: {where: local, max_batch: 2}
-"""
 TYPES = Int8ResNet50.weight_data_types
 OFFICIAL = "7662247d1d9407d6cb564268f64c5a4a6cf9f1a34fd2e6cdc3b94dcf278b3dc9"
 
 
-def text(task: str = "generated: 6", backend: str = "scales: s.json", division: str = "open") -> str:
-    return MANIFEST.replace("TASK", task).replace("BACKEND", backend).replace("DIVISION", division)
-
-
 def test_every_division_but_open_wants_the_references_list() -> None:
-    closed = parse_manifest(text("path: d", "weights: w, scales: s", "closed").encode())
+    closed = parse_manifest(manifest_text("path: d", "weights: w, scales: s", "closed").encode())
     opened = closed.model_copy(update={"division": "open"})
     good = {"task": "imagenet", "list": "l.txt", "list_sha256": OFFICIAL, "count": 500}
     for made, told in (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,18 +23,10 @@ from workers.models.quantise import TOP, read_scales
 from workers.tasks import open_task
 
 TIME_BUDGET_S = 20
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TORCH = {"engine": "torch", "model": "dlrm", "threads": 1, **NARROW}
 INT8 = {**TORCH, "precision": "int8"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """A machine that does other things too makes torch's threads wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def seeded(dtype: torch.dtype) -> Any:

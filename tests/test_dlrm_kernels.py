@@ -6,8 +6,6 @@ TRITON_INTERPRET=1 python -m pytest tests/test_dlrm_kernels.py
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +15,7 @@ import torch
 
 from tests.drive_backend import wait
 from tests.made_dlrm import made_int8, made_pairs, made_state
+from tests.triton_here import CUDA, DEVICE, INTERPRETED, needs_triton
 from workers.backends import Batch, open_backend
 from workers.backends.torch_weights import model_hash
 from workers.models import open_model
@@ -26,13 +25,8 @@ from workers.tasks.criteo import TABLE_ROWS
 
 TIME_BUDGET_S = 60
 
-HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None or not (HOPPER or INTERPRETED),
-    reason="needs Triton, and a GPU with fp8 or TRITON_INTERPRET=1",
-)
-DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
+HOPPER = CUDA and torch.cuda.get_device_capability() >= (9, 0)
+pytestmark = needs_triton(HOPPER, "a GPU with fp8")
 OPTIONS: dict[str, Any] = {
     "rows": [min(rows, 500) for rows in TABLE_ROWS],
     "dim": 128,

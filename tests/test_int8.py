@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +31,10 @@ from workers.models.quantise import TOP, activation_scales, agreement, quantise_
 from workers.models.resnet50_int8 import Int8ResNet50, float_scores, pack, tensor_names
 
 TIME_BUDGET_S = 30
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
 H100 = Device("NVIDIA H100 80GB HBM3", "9.0", 132)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """A machine that does other things too makes torch's threads wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

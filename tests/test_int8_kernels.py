@@ -6,15 +6,14 @@ TRITON_INTERPRET=1 python -m pytest tests/test_int8_kernels.py
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import os
 from typing import Any
 
 import pytest
 import torch
 
 from tests.made_int8 import made_scales, norms_as_trained, pictures
+from tests.triton_here import CUDA, DEVICE, INTERPRETED, needs_triton
 from workers.models import open_model
 from workers.models.int8_conv import ConvShape, Int8Conv, Tensors
 from workers.models.int8_tiles import Table, Tiles, Ways, candidates
@@ -22,13 +21,7 @@ from workers.models.resnet50_int8 import Int8ResNet50, pack
 
 TIME_BUDGET_S = 300
 
-CUDA = torch.cuda.is_available()
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None or not (CUDA or INTERPRETED),
-    reason="needs Triton, and a CUDA device or TRITON_INTERPRET=1",
-)
-DEVICE = "cpu" if INTERPRETED else "cuda"
+pytestmark = needs_triton()
 
 # images; H, W, PITCH, C, R, S, STRIDE, PAD, P, Q, N, C2, STRIDE2, RES; BM, BN, BK
 CASES: dict[str, tuple[int, tuple[int, ...], tuple[int, int, int]]] = {

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,32 +60,10 @@ def calibrate(
     """
     checked = read_options(TorchOptions, options)
     refuse_eight_bits(checked.model, checked.precision, checked.channels_last, checked.compile)
-    try:
-        return _calibrate(checked, options, task, samples, others, method, about, heard)
-    except (MemoryError, RuntimeError) as error:
-        # Of the host's memory torch has no error of its own, only a text that names the allocator.
-        out = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
-        if not out:
-            raise
-        raise BackendError(
-            f"the memory of the {checked.device} device does not suffice to calibrate"
-        ) from None
-
-
-def _calibrate(
-    checked: TorchOptions,
-    options: Mapping[str, Any],
-    task: Task,
-    samples: Samples,
-    others: Samples | None,
-    method: Method,
-    about: Mapping[str, Any],
-    heard: Callable[[int, int], None],
-) -> Scales:
     device = torch.device(checked.device)
     torch.set_num_threads(threads_of(checked.threads, 1))
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    with torch.inference_mode():
+    with torch.inference_mode(), _memory_told(checked.device):
         module, facts = load_folded(checked, options, device, torch.float32)
         network: Any = module.to(device)
         batches = samples.batches(task, device)
@@ -106,6 +85,19 @@ def _calibrate(
             raise BackendError(str(error)) from None
         told = _compare(network, quantised, others.batches(task, device))
     return made.model_copy(update={"agreement": told})
+
+
+@contextlib.contextmanager
+def _memory_told(device: str) -> Iterator[None]:
+    """BackendError where the memory does not suffice."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # Of the host's memory torch has no error of its own, only a text that names the allocator.
+        out = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
+        if not out:
+            raise
+        raise BackendError(f"the memory of the {device} device does not suffice to calibrate") from None
 
 
 def method_of(model: str, precision: str, asked: Method | None) -> Method:
