@@ -13,7 +13,7 @@ SHELL := /bin/bash
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check -qq install --no-warn-conflicts -c constraints.txt
 # Packages for what they carry, without their own dependencies, which are large and not needed: 20 labelled ImageNet
 # photos (the quickstart); ratings of films, and networks that find the brain in a scan of a head (the examples).
 PHOTOS := foolbox==3.3.4
@@ -66,17 +66,17 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 		"install its venv module (Debian, Ubuntu: apt-get install python3-venv)." >&2; exit 1; }
 	@echo "Installing LoadGrid into $(VENV) (minutes the first time: torch and Ray are large) ..."
 	@"$(PYTHON)" -m venv $(VENV)
-	@$(PIP) install -c constraints.txt -e ".[quickstart]"
-	@$(PIP) install -c constraints.txt --no-deps $(PHOTOS)
+	@$(INSTALL) -e ".[quickstart]"
+	@$(INSTALL) --no-deps $(PHOTOS)
 	@touch $@
 
 $(VENV)/.exemplary: $(VENV)/.installed
 	@echo "Installing what the examples need into $(VENV) ..."
-	@$(PIP) install -c constraints.txt -e ".[quickstart,benchmarks,examples]"
-	@$(PIP) install -c constraints.txt --no-deps $(ALONE)
+	@$(INSTALL) -e ".[quickstart,benchmarks,examples]"
+	@$(INSTALL) --no-deps $(ALONE)
 	@touch $@
 
 $(VENV)/.tested: $(VENV)/.exemplary
 	@echo "Installing the test tools into $(VENV) ..."
-	@$(PIP) install -c constraints.txt -e ".[quickstart,benchmarks,examples,test]"
+	@$(INSTALL) -e ".[quickstart,benchmarks,examples,test]"
 	@touch $@
