@@ -24,6 +24,7 @@ from rich.table import Table
 
 from orchestrator.campaign import EXIT_FAILED, Session
 from orchestrator.cluster import ClusterError, RayFleet
+from orchestrator.journey import idle_and_tail
 from orchestrator.manifest import Manifest, load_manifest
 from orchestrator.paths import RunPaths
 from orchestrator.plan import plan
@@ -63,14 +64,17 @@ FIELDS = {
     "ratio": "samples_per_s_loadgrid / samples_per_s_bare of a round, median of the rounds",
     "ratio_lowest": "the lowest of the rounds' ratios",
     "ratio_highest": "the highest of the rounds' ratios",
+    "loadgen_share": "share of a test in which LoadGen worked alone, before its query came or after the last "
+    "answer, median; null: not known",
+    "idle_share": "share of a test in which LoadGen waited and the engine had nothing, median; null as above",
     "remark": f"said when the rounds' ratios lie more than {MOST_SPREAD:.0%} apart; else null",
     "rows_per_sample": "tokens, pairs or audio samples in a sample, mean; null: samples are all alike",
     "rows_per_s_bare": "rows a second in the bare loop; null as above",
     "rows_per_s_loadgrid": "rows a second through LoadGrid; null as above",
     "graphs": "CUDA graphs captured in each of the engine's slots; null: the engine has none",
     "open_s": "seconds that a slot's memory and graphs took before the tests; null: not measured",
-    "rounds": "of each round: samples_per_s_bare, samples_per_s_loadgrid, ratio, seconds_bare, first (bare "
-    "or loadgrid)",
+    "rounds": "of each round: samples_per_s_bare, samples_per_s_loadgrid, ratio, loadgen_share, idle_share, "
+    "seconds_bare, first (bare or loadgrid)",
     "versions": "versions of the libraries that compute",
 }
 
@@ -125,12 +129,22 @@ class Round:
         """LoadGrid's share of the bare loop's speed."""
         return self.loadgrid / self.bare
 
+    @property
+    def shares(self) -> tuple[float, float] | None:
+        """The test's shares in which (LoadGen, nobody) worked; in the rest the engine did."""
+        known, test_s = idle_and_tail(self.record), self.replay["samples"] / self.loadgrid
+        if known is None:
+            return None
+        answering = min(self.record.driver["answering_s"] / test_s, 1.0)
+        return 1.0 - answering, known[0] * answering
+
     def shown(self) -> dict[str, Any]:
         """As --json prints it."""
         return {
             "samples_per_s_bare": round(self.bare, 3),
             "samples_per_s_loadgrid": round(self.loadgrid, 3),
             "ratio": round(self.ratio, 4),
+            **_shares([self]),
             "seconds_bare": round(self.replay["seconds"], 3),
             "first": "bare" if self.bare_first else "loadgrid",
         }
@@ -251,12 +265,19 @@ def summary(manifest: Manifest, rounds: list[Round]) -> dict[str, Any]:
         "ratio": round(ratio, 4),
         "ratio_lowest": round(lowest, 4),
         "ratio_highest": round(highest, 4),
+        **_shares(rounds),
         "remark": remark(ratio, lowest, highest),
         "rows_per_sample": rows and round(rows, 3),
         "rows_per_s_bare": rows and round(rows * bare, 1),
         "rows_per_s_loadgrid": rows and round(rows * loadgrid, 1),
         "rounds": [r.shown() for r in rounds],
     }
+
+
+def _shares(rounds: Sequence[Round]) -> dict[str, float | None]:
+    known = [found for one in rounds if (found := one.shares) is not None]
+    medians = [round(median(values), 5) for values in zip(*known, strict=True)] or [None, None]
+    return dict(zip(("loadgen_share", "idle_share"), medians, strict=True))
 
 
 def spread(ratios: Sequence[float]) -> tuple[float, float, float]:

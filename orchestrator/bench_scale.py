@@ -25,6 +25,7 @@ from rich.table import Table
 
 from orchestrator.bench_engine import EngineBenchError, filling, sized, spread
 from orchestrator.campaign import EXIT_FAILED, Session
+from orchestrator.journey import idle_and_tail
 from orchestrator.manifest import Manifest, load_manifest
 from orchestrator.order import Seat
 from orchestrator.paths import RunPaths
@@ -152,24 +153,10 @@ def offline_rate(record: Record) -> float:
     return float(record.result.value or 0.0)
 
 
-def shares(record: Record) -> tuple[float, float] | None:
-    """(idle, tail) of the worst worker, as shares of the time from the first issue to the last answer.
-
-    None where not every answer's times were kept.
-    """
-    span_s = record.driver["answering_s"]
-    if not span_s or record.driver["rows_dropped"]:
-        return None
-    idle = max(1.0 - worker.busy_s / span_s for worker in record.workers)
-    # Who answered nothing stood idle all the time.
-    tail = max(span_s if worker.tail_s is None else worker.tail_s for worker in record.workers) / span_s
-    return max(idle, 0.0), tail
-
-
 def offline_row(workers: int, seen: Sequence[tuple[Record, float]]) -> dict[str, Any]:
     """A row of the table: the Offline tests of so many workers, each with the sum of what each did alone."""
     ratio, lowest, highest = spread([offline_rate(record) / alone for record, alone in seen])
-    known = [found for record, _ in seen if (found := shares(record)) is not None]
+    known = [found for record, _ in seen if (found := idle_and_tail(record)) is not None]
     return dict.fromkeys(FIELDS) | {
         "scenario": "Offline",
         "workers": workers,

@@ -106,6 +106,20 @@ def computing_share(record: Record) -> float | None:
     return min(sum(worker.busy_s for worker in record.workers) / (span_s * len(record.workers)), 1.0)
 
 
+def idle_and_tail(record: Record) -> tuple[float, float] | None:
+    """(idle, tail) of the worst worker, as shares of the time from the first issue to the last answer.
+
+    None where not every answer's times were kept.
+    """
+    span_s = record.driver.get("answering_s")
+    if not span_s or record.driver.get("rows_dropped"):
+        return None
+    idle = max(1.0 - worker.busy_s / span_s for worker in record.workers)
+    # Who answered nothing stood idle all the time.
+    tail = max(span_s if worker.tail_s is None else worker.tail_s for worker in record.workers) / span_s
+    return max(idle, 0.0), tail
+
+
 def driver_was_the_limit(record: Record) -> Answer | None:
     """The answer for a performance test that ended; None for all others."""
     if record.kind != "performance" or record.status != "finished" or not record.workers:

@@ -11,7 +11,8 @@ import typer
 
 from orchestrator import bench_scale
 from orchestrator.bench_engine import EngineBenchError
-from orchestrator.bench_scale import FIELDS, Rows, Scale, for_scale, numbers, offline_row, shares
+from orchestrator.bench_scale import FIELDS, Rows, Scale, for_scale, numbers, offline_row
+from orchestrator.journey import idle_and_tail
 from orchestrator.manifest import load_manifest
 from orchestrator.record import LossRecord, Record
 from orchestrator.settings import offline_samples_per_query
@@ -52,15 +53,15 @@ def record(
 
 
 def test_idle_and_tail_are_the_worst_workers_shares_of_the_test() -> None:
-    assert shares(record(1.0, [9.9, 9.5], [0.0, 0.2])) == pytest.approx((0.05, 0.02))
+    assert idle_and_tail(record(1.0, [9.9, 9.5], [0.0, 0.2])) == pytest.approx((0.05, 0.02))
 
 
 def test_a_worker_without_an_answer_stood_idle_all_the_time() -> None:
-    assert shares(record(1.0, [9.9, 0.0], [0.0, None])) == (1.0, 1.0)
+    assert idle_and_tail(record(1.0, [9.9, 0.0], [0.0, None])) == (1.0, 1.0)
 
 
 def test_where_times_were_dropped_nobody_knows_who_stood_idle() -> None:
-    assert shares(record(1.0, [9.9], [0.0], rows_dropped=1)) is None
+    assert idle_and_tail(record(1.0, [9.9], [0.0], rows_dropped=1)) is None
     row = offline_row(1, [(record(1.0, [9.9], [0.0], rows_dropped=1), 1.0)])
     assert (row["idle"], row["tail"], row["efficiency"]) == (None, None, 1.0)
 
