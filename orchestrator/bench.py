@@ -54,6 +54,10 @@ IoThreads = Annotated[
     int, typer.Option(min=0, max=64, help="ZeroMQ threads of the test process; 0: by payload.")
 ]
 
+NumCpus = Annotated[
+    float, typer.Option(min=0, help="CPUs that Ray keeps for each; 0: any node, one without CPUs too.")
+]
+
 
 @dataclass(frozen=True)
 class NullPath:
@@ -65,6 +69,7 @@ class NullPath:
     security: str
     max_batch: int
     io_threads: int
+    num_cpus: float = 0.0
     where: str = "ray"
 
     def manifest(self, scenario: str, qps: float, duration_s: float) -> Manifest:
@@ -83,7 +88,7 @@ class NullPath:
             "workers": {
                 "where": self.where,
                 "count": self.workers,
-                "num_cpus": 0,
+                "num_cpus": self.num_cpus,
                 "max_batch": self.max_batch,
             },
             "dispatch": {
@@ -149,6 +154,7 @@ def figures(record: Record, offered_qps: float, path: NullPath, duration_s: floa
         "stages_ms": _stages(record),
         "gigabytes_per_s": round(qps * moved / 1e9, 4),
         "workers": path.workers,
+        "nodes": sorted({worker.node for worker in record.workers}),
         "duration_s": duration_s,
         "security": path.security,
         "payload_bytes": path.payload_bytes,
@@ -218,11 +224,12 @@ def null(
     security: Security = "curve",
     max_batch: MaxBatch = 2048,
     io_threads: IoThreads = 0,
+    num_cpus: NumCpus = 0,
     address: AddressOption = "local",
     as_json: AsJson = False,
 ) -> None:
     """Server through Ray actors, TCP and CURVE at given rates, and LoadGen alone beside each."""
-    path = NullPath(workers, payload_bytes, response_bytes, security, max_batch, io_threads)
+    path = NullPath(workers, payload_bytes, response_bytes, security, max_batch, io_threads, num_cpus)
     rows = []
     with bench_folder() as folder, Bench(path, address, Path(folder), noter(as_json)) as bench:
         for rate in qps:
@@ -245,11 +252,12 @@ def sweep(
     security: Security = "curve",
     max_batch: MaxBatch = 2048,
     io_threads: IoThreads = 0,
+    num_cpus: NumCpus = 0,
     address: AddressOption = "local",
     as_json: AsJson = False,
 ) -> None:
     """The highest VALID rate at a 15 ms limit: by a bracket, whose upper end has two tries."""
-    path = NullPath(workers, payload_bytes, response_bytes, security, max_batch, io_threads)
+    path = NullPath(workers, payload_bytes, response_bytes, security, max_batch, io_threads, num_cpus)
     rows: list[dict[str, Any]] = []
     with bench_folder() as folder, Bench(path, address, Path(folder), noter(as_json)) as bench:
 

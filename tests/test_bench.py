@@ -50,6 +50,7 @@ def test_null_prints_every_figure_of_both_paths_and_their_ratio(tmp_path: Path, 
         assert row["ratio"]["p99_ms"] > 0
         assert (row["workers"], row["duration_s"], row["security"]) == (2, 1, "curve")
         assert (row["payload_bytes"], row["response_bytes"]) == (0, 4)
+        assert len(row["nodes"]) == 1
         assert set(row["stages_ms"]) >= {"driver_queue", "wire", "worker_queue", "compute", "return"}
 
 
@@ -114,6 +115,13 @@ def test_a_wrong_setting_is_one_message(tmp_path: Path, local_ray: LocalRay) -> 
     with Program(tmp_path, *arguments, env=local_ray.env) as program:
         assert program.end(10.0) == 2
         assert len(program.lines) == 1 and 'did you mean "curve"?' in program.said
+
+
+def test_workers_go_only_where_ray_has_the_cpus_asked_for(tmp_path: Path, local_ray: LocalRay) -> None:
+    arguments = ["bench", "null", "--num-cpus", "4096", "--address", local_ray.address]
+    with Program(tmp_path, *arguments, env=local_ray.env) as program:
+        assert program.end(30.0) == 3
+        assert "4096 CPU and 0 GPU each" in program.said
 
 
 # The search
