@@ -21,7 +21,7 @@ from tests.drive_backend import wait
 from tests.made_int8 import manifest_text, pictures
 from workers.backends import BackendError, Batch, open_backend
 from workers.models import SIZING, open_model
-from workers.models.quantise import Origin, Scales, read_scales
+from workers.models.scales import Origin, Scales, read_scales
 from workers.tasks import open_task
 
 TIME_BUDGET_S = 40

@@ -20,7 +20,8 @@ from workers.backends.torch_quantised import Given, refuse_eight_bits
 from workers.backends.torch_slots import given
 from workers.library import Library
 from workers.models import ModelError, calibration_methods
-from workers.models.quantise import METHODS, Method, Origin, Scales, agreement
+from workers.models.quantise import agreement
+from workers.models.scales import METHODS, Method, Origin, Scales
 from workers.tasks import Task
 
 BATCH = 16

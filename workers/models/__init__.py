@@ -32,7 +32,7 @@ and the module
 and, where the network can be computed in 8 bits (EIGHT_BITS), when folded and not converted,
 
     calibrated(batches, method, correct, heard) -> {"activations": ..., "corrections": ...}
-        the numbers of quantise.Scales, from batches of the task's samples, of a ragged task (rows, counts)
+        the numbers of scales.Scales, from batches of the task's samples, of a ragged task (rows, counts)
         with the counts on the host; heard(done, total) tells how far
     quantised(scales, device) -> nn.Module
         the same network in 8 bits on the device, with the same inputs and outputs; its `kernels` are None, or
@@ -46,7 +46,7 @@ and, where the network can be computed in 8 bits (EIGHT_BITS), when folded and n
 and the file
 
     METHODS = ("max",)
-        the methods of quantise that it has, if not all; the first is taken where none is asked for
+        the methods of scales that it has, if not all; the first is taken where none is asked for
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from workers.models.quantise import Method
+    from workers.models.scales import Method
 
 _MODELS = {
     "3d-unet-brats": "workers.models.unet_brats",

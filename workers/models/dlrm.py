@@ -22,7 +22,7 @@ from torch.nn import functional
 from workers.library import Library
 from workers.models import ModelError, dlrm_int8
 from workers.models.dlrm_tables import Tables, check_indices
-from workers.models.quantise import Method, Scales
+from workers.models.scales import Method, Scales
 from workers.tasks.criteo import DENSE, TABLE_ROWS
 
 # As main.py (get_backend) has them; bottom and top: sizes of the layers between input and output.
