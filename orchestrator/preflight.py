@@ -15,7 +15,7 @@ from orchestrator.plan import TestSpec, plan
 from orchestrator.rules import load_round, round_names
 from workers.installed import LocateError, locate
 from workers.models import ModelError, check_name
-from workers.models.scales import Weights, refuse_other_weights, scales_of_file
+from workers.models.scales import Scales, Weights, refuse_other_weights, scales_of_file
 from workers.tasks import TaskError, open_task
 
 WEIGHTS, SCALES, OWN_LOADGEN = "backend.weights", "backend.scales", "loadgen.path"
@@ -84,7 +84,6 @@ def check_scales(manifest: Manifest, here: bool) -> None:
 def wrong_scales(manifest: Manifest, here: bool) -> str | None:
     """What is wrong with the scales that lie on this host; None if nothing is, or none can be read.
 
-    By the workers' own reader; only a worker knows whether a checkpoint without weights_sha256 is theirs.
     `here`: the workers are on this host, so what cannot be read is wrong.
     """
     backend = manifest.backend
@@ -97,16 +96,25 @@ def wrong_scales(manifest: Manifest, here: bool) -> str | None:
         return None  # absent_files tells of it
     if not os.path.isfile(file) or not (here or os.access(file, os.R_OK)):
         return None
-    own = Weights(backend.model, "seeded", None)
-    if backend.weights is not None:
-        own = Weights(backend.model, backend.weights, backend.weights_sha256 or "")
     try:
-        scales, _ = scales_of_file(place, backend.scales_sha256 or "")
-        refuse_other_weights(scales, place, own)
+        named_scales(backend, place)
     except ModelError as error:
         elsewhere = "" if here else "; if the workers' hosts have another in its place, take this one away"
         return f"{error}{elsewhere}"
     return None
+
+
+def named_scales(backend: TorchBackend, place: str) -> tuple[Scales, str]:
+    """The scales in the file at `place` and its sha256; ModelError if they are known not to be the backend's.
+
+    By the workers' own reader; only a worker knows whether a checkpoint without weights_sha256 is theirs.
+    """
+    own = Weights(backend.model, "seeded", None)
+    if backend.weights is not None:
+        own = Weights(backend.model, backend.weights, backend.weights_sha256 or "")
+    found = scales_of_file(place, backend.scales_sha256 or "")
+    refuse_other_weights(found[0], place, own)
+    return found
 
 
 def workers_are_here(manifest: Manifest, address: str) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.calibrate_command import _about
+from orchestrator.calibration_samples import about
 from orchestrator.manifest import ManifestError, parse_manifest
 from orchestrator.preflight import absent_files, check_files
 from tests import made_imagenet
@@ -183,8 +183,8 @@ def test_generated_samples_do_for_sizing_and_are_told_of(
 def test_generated_samples_are_never_told_of_as_a_lists() -> None:
     both = parse_manifest(manifest_text("generated: 6").encode())
     task = both.task.model_validate({**both.task.model_dump(), "calibration": "list.txt"})
-    about = _about(both.model_copy(update={"task": task}), SimpleNamespace(digest="d"))  # type: ignore[arg-type]
-    assert about == {"task": "imagenet", "library": "d", "generated": True}
+    found = about(both.model_copy(update={"task": task}), SimpleNamespace(digest="d"))  # type: ignore[arg-type]
+    assert found == {"task": "imagenet", "library": "d", "generated": True}
 
 
 @pytest.mark.parametrize("links", [True, False])
