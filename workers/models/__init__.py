@@ -79,6 +79,8 @@ _MODELS = {
 
 # Those that can be computed in 8 bits, and in which.
 EIGHT_BITS = {"bert-large": "fp8", "dlrm": "int8", "resnet50": "int8"}
+# Those whose weights may fill a device: the file, without torch, that says what they take.
+_LARGE = {"dlrm": "workers.models.dlrm_options"}
 # The scales of seeded weights that nobody has calibrated, as records tell of them in a file's place.
 SIZING = "of random samples"
 
@@ -106,6 +108,23 @@ def why_not_eight_bits(
         if given:
             return field, f"does not go with precision {precision}, which has its own kernels; leave it out"
     return None
+
+
+def large_weights(model: str, options: Mapping[str, Any], precision: str) -> tuple[str, int] | None:
+    """What of a network may fill a device, and its bytes there, without building it.
+
+    `options` as in open_model. None for the other networks, and for options that make none.
+    """
+    if model not in _LARGE:
+        return None
+    module = importlib.import_module(_LARGE[model])
+    if not options.keys() <= module.OPTIONS.keys():
+        return None
+    try:
+        found: tuple[str, int] = module.large_weights({**module.OPTIONS, **options}, precision)
+    except ModelError:
+        return None
+    return found
 
 
 def calibration_methods(model: str) -> tuple[Method, ...] | None:
