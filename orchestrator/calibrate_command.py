@@ -6,39 +6,44 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import typer
+from rich.console import Console as Terminal
 from rich.text import Text
 
+from orchestrator.calibration_samples import (
+    about,
+    as_made,
+    check_samples,
+    made_from,
+    to_calibrate,
+    to_compare,
+    with_list,
+)
 from orchestrator.campaign import SetUpError
 from orchestrator.console import Console, open_terminal
 from orchestrator.manifest import Manifest, error_at, load_manifest
 from orchestrator.manifest_backends import TorchBackend
 from orchestrator.manifest_fields import PACKAGE_PREFIX
 from orchestrator.paths import write_new
-from orchestrator.preflight import WEIGHTS, absent_files, check_names, why_not_writable
+from orchestrator.preflight import SCALES, check_names, named_scales, why_not_writable
 from orchestrator.prepare import open_library
 from orchestrator.preparing import CALIBRATING
 from orchestrator.rules import load_round
 from orchestrator.tables import facts_grid
 from workers.backends import BackendError
-from workers.library import Library
-from workers.library_reader import sha256_of
-from workers.models import EIGHT_BITS
+from workers.models import EIGHT_BITS, ModelError
+from workers.models.scales import Origin, Scales
 from workers.tasks import open_task
-
-# Of generated samples, which are all alike, and half of them at most; a list is taken whole.
-GENERATED_SAMPLES = 64
 
 ManifestFile = Annotated[
     Path,
-    typer.Argument(help="Manifest (YAML) with backend.precision int8 or fp8; backend.scales is written."),
+    typer.Argument(help="Manifest (YAML) with backend.precision int8 or fp8; backend.scales is to be made."),
 ]
 CalibrationList = Annotated[
     Path | None,
     typer.Argument(
         help="The reference's list of calibration samples (mlcommons/inference, folder calibration); not "
-        "needed with generated samples.",
+        "needed with generated samples. Of scales that are there already: the list that they were made from.",
         show_default=False,
     ),
 ]
@@ -53,7 +58,9 @@ Method = Annotated[
 Compare = Annotated[
     int,
     typer.Option(
-        min=0, help="Also hold 8 bits against fp32 on so many samples that are not calibrated with."
+        min=0,
+        help="Also hold 8 bits against fp32 on so many samples that are not calibrated with. Scales that are "
+        "there already are compared as they are, and nothing is written.",
     ),
 ]
 
@@ -61,18 +68,22 @@ Compare = Annotated[
 def calibrate(
     manifest: ManifestFile, listing: CalibrationList = None, method: Method = None, compare: Compare = 0
 ) -> None:
-    """Make the scales of a network in 8 bits from calibration samples; no training.
+    """Make the scales of a network in 8 bits from calibration samples, or compare those that are there.
 
     The file names the weights that it is for, and the list that it was made from; it is what a submission's
-    calibration document tells of. It goes into every run of these weights: a run never calibrates by itself.
+    calibration document tells of. It goes into every run of these weights: a run never calibrates by itself,
+    and a file that is there is never written over. No training.
     """
     chosen = load_manifest(manifest)
     check_names(chosen)
     place = _place(chosen)
-    calibrated = _with_list(chosen, listing)
-    for absent in absent_files(calibrated):
-        if absent.field == WEIGHTS or absent.field.startswith("task."):
-            raise error_at(chosen, absent.field, absent.why)
+    if os.path.lexists(place):
+        _refuse_to_replace(chosen, place, method, compare)
+        _hold_against_fp32(chosen, place, listing, compare)
+        return
+    _check_place(chosen, place)
+    calibrated = with_list(chosen, listing)
+    check_samples(chosen, calibrated)
     terminal = open_terminal()
     console = Console(terminal)
     try:
@@ -83,53 +94,71 @@ def calibrate(
     try:
         write_new(place, data)
     except FileExistsError:
-        raise error_at(chosen, "backend.scales", f"{place} came while these were made: it stays") from None
+        raise error_at(chosen, SCALES, f"{place} came while these were made: it stays") from None
     terminal.print(Text(f"{chosen.name}: scales of {scales.model}", style="bold"))
     terminal.print(facts_grid(_told(chosen, place, scales)))
+    _tell_sha256(terminal, scales.sha256())
+
+
+def _tell_sha256(terminal: Terminal, sha256: str) -> None:
     terminal.print("to be put under backend:")
-    terminal.print(f'  scales_sha256: "{scales.sha256()}"\n', soft_wrap=True)
+    terminal.print(f'  scales_sha256: "{sha256}"\n', soft_wrap=True)
 
 
 def _place(manifest: Manifest) -> Path:
-    """Where the scales go; ManifestError where they cannot."""
+    """Where the scales are, or go; ManifestError where the manifest names no such file."""
     backend = manifest.backend
     if not isinstance(backend, TorchBackend) or backend.precision not in EIGHT_BITS.values():
         raise error_at(manifest, "backend.precision", "only int8 and fp8 of engine torch are calibrated")
     if backend.scales is None or backend.scales.startswith(PACKAGE_PREFIX):
-        raise error_at(manifest, "backend.scales", "must name the file that is to be written")
-    place = Path(manifest.resolve(backend.scales))
-    if os.path.lexists(place):
-        why = f"{place} is there already, and runs may rest on it: move it away, or name another file"
-        raise error_at(manifest, "backend.scales", why)
+        raise error_at(manifest, SCALES, "must name the file that is to be written")
+    return Path(manifest.resolve(backend.scales))
+
+
+def _check_place(manifest: Manifest, place: Path) -> None:
+    """ManifestError where no file can be written."""
     if not place.parent.is_dir():
-        raise error_at(manifest, "backend.scales", f"there is no folder {place.parent}")
+        raise error_at(manifest, SCALES, f"there is no folder {place.parent}")
     if why_not := why_not_writable(place.parent):
-        raise error_at(manifest, "backend.scales", why_not)
-    return place
+        raise error_at(manifest, SCALES, why_not)
 
 
-def _with_list(manifest: Manifest, listing: Path | None) -> Manifest:
-    """The manifest with the calibration samples in the data set's place."""
-    task = manifest.task
-    if task.options.get("generated"):
-        if listing is not None:
-            raise error_at(manifest, "task.generated", "generated samples have no list: leave it out")
-        return manifest
-    if listing is None and not task.options.get("calibration"):
-        raise typer.BadParameter(
-            "name the reference's list of calibration samples (mlcommons/inference, folder calibration)",
-            param_hint="LISTING",
-        )
-    body: dict[str, Any] = {"name": task.name, "path": task.path, **task.options}
-    body.pop("count", None)  # a list has its own
-    if listing is not None:
-        body["calibration"] = str(listing.absolute())
-    return manifest.model_copy(update={"task": type(task).model_validate(body)})
+def _refuse_to_replace(manifest: Manifest, place: Path, method: Method, compare: int) -> None:
+    """Scales that are there stay; the error where more than comparing them is asked for."""
+    if not compare:
+        why = f"{place} is there already, and runs may rest on it: move it away, or name another file"
+        raise error_at(manifest, SCALES, f"{why}; --compare N holds it against fp32 as it is")
+    if method is not None:
+        why = f"{place} is there already and is compared as it is: leave --method out, or move the file away"
+        raise error_at(manifest, SCALES, why)
 
 
-def _made(chosen: Manifest, calibrated: Manifest, method: Method, compare: int, console: Console) -> Any:
-    """Prepare what is needed, and calibrate. torch comes in here only."""
-    from workers.backends.torch_calibration import Samples, calibrate, method_of, unlike
+def _hold_against_fp32(manifest: Manifest, place: Path, listing: Path | None, count: int) -> None:
+    """Compare the scales that are there on `count` samples that they were not made from; writes nothing."""
+    assert isinstance(manifest.backend, TorchBackend)
+    try:
+        scales, sha256 = named_scales(manifest.backend, str(place))
+    except ModelError as error:
+        raise error_at(manifest, SCALES, str(error)) from None
+    calibrated = as_made(manifest, place, scales.samples, listing)
+    check_samples(manifest, calibrated or manifest)
+    terminal = open_terminal()
+    console = Console(terminal)
+    try:
+        agreement = _compared(manifest, calibrated, scales.samples, count, console)
+    finally:
+        console.close()
+    told = scales.model_copy(update={"agreement": agreement})
+    terminal.print(Text(f"{manifest.name}: scales of {scales.model}, as they are", style="bold"))
+    terminal.print(facts_grid(_told(manifest, place, told)))
+    terminal.print("Nothing was calibrated, nothing was written: the file is as it was.\n")
+    if manifest.backend.scales_sha256 is None:
+        _tell_sha256(terminal, sha256)
+
+
+def _made(chosen: Manifest, calibrated: Manifest, method: Method, compare: int, console: Console) -> Scales:
+    """Prepare what is needed, and calibrate. torch comes in here only, and where scales are compared."""
+    from workers.backends.torch_calibration import calibrate, method_of
 
     options = _options(chosen)
     try:  # before data are prepared and weights are loaded
@@ -137,16 +166,9 @@ def _made(chosen: Manifest, calibrated: Manifest, method: Method, compare: int, 
     except BackendError as error:
         raise SetUpError(f"{chosen.path}: {error}") from None
     library = open_library(calibrated, console)
-    half = max(1, library.count // 2)
-    count = min(half, GENERATED_SAMPLES) if _generated(calibrated) else library.count
-    samples = Samples(library, np.arange(count))
+    samples = to_calibrate(calibrated, library)
     task = open_task(calibrated.task.name, calibrated.task_options())
-    others = None
-    if compare:
-        whole = library if _generated(calibrated) else open_library(chosen, console)
-        others = unlike(task, whole, samples, compare)
-        if not len(others.indices):
-            raise error_at(chosen, "task", "holds no sample beside the calibration's: nothing to compare on")
+    others = to_compare(chosen, samples, compare, console) if compare else None
     console.preparing(f"scales of {options['model']}")
     try:
         return calibrate(
@@ -155,15 +177,27 @@ def _made(chosen: Manifest, calibrated: Manifest, method: Method, compare: int, 
             samples,
             others,
             method,
-            _about(calibrated, library),
+            about(calibrated, library),
             lambda done, total: console.progressed(CALIBRATING, done, total),
         )
     except BackendError as error:
         raise SetUpError(f"{chosen.path}: {error}") from None
 
 
-def _generated(manifest: Manifest) -> bool:
-    return bool(manifest.task.options.get("generated"))
+def _compared(
+    chosen: Manifest, calibrated: Manifest | None, made: Origin, count: int, console: Console
+) -> dict[str, float]:
+    """How alike fp32 and 8 bits by the scales that are there answer."""
+    from workers.backends.torch_calibration import compare
+
+    options = _options(chosen)
+    known = None if calibrated is None else made_from(chosen, calibrated, made, console)
+    others = to_compare(chosen, known, count, console)
+    console.preparing(f"8 bits and fp32 of {options['model']}")
+    try:
+        return compare(options, open_task(chosen.task.name, chosen.task_options()), others)
+    except BackendError as error:
+        raise SetUpError(f"{chosen.path}: {error}") from None
 
 
 def _options(manifest: Manifest) -> dict[str, Any]:
@@ -174,25 +208,19 @@ def _options(manifest: Manifest) -> dict[str, Any]:
     return {**manifest.backend_options(), "device": device}
 
 
-def _about(manifest: Manifest, library: Library) -> dict[str, Any]:
-    """What the samples are, for the file and for a submission's calibration document."""
-    about: dict[str, Any] = {"task": manifest.task.name, "library": library.digest}
-    if _generated(manifest):
-        return {**about, "generated": True}
-    listing = manifest.task_options()["calibration"]
-    return {**about, "list": Path(listing).name, "list_sha256": sha256_of(Path(listing))}
-
-
-def _told(manifest: Manifest, place: Path, scales: Any) -> list[tuple[str, Text]]:
+def _told(manifest: Manifest, place: Path, scales: Scales) -> list[tuple[str, Text]]:
     """What a person wants to know; the hash is not among it, for it must not wrap."""
     samples = scales.samples
     reference = load_round(manifest.round).benchmark(manifest.benchmark).reference
+    count = f"{samples.count or 0:,}"
     if samples.generated:
-        made = f"{samples.count:,} generated samples: for sizing, never official"
+        made = f"{count} generated samples: for sizing, never official"
     elif samples.list_sha256 in reference.calibration_lists:
-        made = f"the {samples.count:,} samples of the reference's {samples.list}"
+        made = f"the {count} samples of the reference's {samples.list}"
+    elif samples.list_sha256 is None:
+        made = "samples that the file does not name: for the open division only"
     else:
-        made = f"the {samples.count:,} samples of {samples.list}, which is no list of the reference: "
+        made = f"the {count} samples of {samples.list}, which is no list of the reference: "
         made += "for the open division only"
     rows = [("file", str(place)), ("weights", scales.weights), ("made from", made), ("method", scales.method)]
     if told := scales.agreement:

@@ -51,7 +51,7 @@ from orchestrator.manifest import (
 )
 from orchestrator.paths import write_json
 from orchestrator.plan import PlanError
-from orchestrator.preflight import check_files, check_names, why_not_writable
+from orchestrator.preflight import check_files, check_names, check_scales, why_not_writable
 from orchestrator.prepare import check_digest, prepare, same_data
 from orchestrator.rules import RulesError, load_round
 from orchestrator.stop import Interrupted, Stop
@@ -178,6 +178,8 @@ def plan_command(manifests: Manifests, compliance: Compliance = False) -> None:
     """Show what would run, with which settings, and every rule that is broken; of a folder in one table."""
     loaded = _loaded(manifests, compliance)
     parts = [Part(manifest, check_names(manifest)) for manifest in loaded]
+    for manifest in loaded:
+        check_scales(manifest, manifest.workers.where == "local")
     if any(path.is_dir() for path in manifests):
         show_campaign(", ".join(map(str, manifests)), parts, open_terminal())
         return

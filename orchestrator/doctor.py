@@ -18,7 +18,7 @@ from orchestrator.console import open_terminal
 from orchestrator.loadgen import LoadGenError, file_sha256, import_loadgen
 from orchestrator.manifest import Manifest
 from orchestrator.plan import PlanError, TestSpec, plan, plan_findings_for_loadgen
-from orchestrator.preflight import OWN_LOADGEN, SCALES, WEIGHTS, absent_files, workers_are_here
+from orchestrator.preflight import OWN_LOADGEN, SCALES, WEIGHTS, absent_files, workers_are_here, wrong_scales
 from orchestrator.provenance import ROOT, versions
 from orchestrator.rules import Round, load_round, round_names
 from workers.backends import BackendError, open_backend
@@ -140,13 +140,15 @@ def _own_loadgen_mend(found: Round) -> str:
 
 
 def files_checks(manifest: Manifest, address: str) -> Iterator[Check]:
-    """The data set and weights that the manifest names; LoadGen's folder has its own check."""
+    """The data set, weights and scales that the manifest names; LoadGen's folder has its own check."""
     here = workers_are_here(manifest, address)
     for absent in absent_files(manifest):
         if absent.field == OWN_LOADGEN or (absent.field in (WEIGHTS, SCALES) and not here):
             continue
         what = {WEIGHTS: "weights", SCALES: "scales"}.get(absent.field, "data set")
         yield Check(what, FAIL, absent.why, f"put it there, or correct {absent.field} in the manifest")
+    if wrong := wrong_scales(manifest, here):
+        yield Check("scales", FAIL, wrong, f"put the right file there, or correct {SCALES} in the manifest")
 
 
 def parts_check(manifest: Manifest, address: str) -> Check:

@@ -18,7 +18,7 @@ from orchestrator.plan import Finding, TestSpec, memory_needed_bytes
 from orchestrator.preflight import not_here
 from orchestrator.rules import load_round
 from orchestrator.tables import facts_grid, listed, plain_table, with_tests
-from workers.models import EIGHT_BITS
+from workers.models import EIGHT_BITS, large_weights
 
 # What a compliance test does otherwise than the performance test.
 AUDITS = {
@@ -47,6 +47,7 @@ def _parts(manifest: Manifest, specs: Sequence[TestSpec], free: int | None) -> I
     yield Text()
     yield Text(_total(specs))
     yield _memory(specs, free)
+    yield from _memory_of_weights(manifest, free)
     yield Text()
     yield from _rules(specs)
     if not any(finding.scope == "test" for spec in specs for finding in spec.broken_rules):
@@ -99,6 +100,8 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "model", f"{backend.model}, {backend.precision}, {weights}{scaled}"
     else:
         yield "model", f"{backend.model or 'of the file'}, engine {backend.engine}, {backend.weights}"
+    if held := weights_held(manifest):
+        yield "memory", held
     yield "data", f"{_data(manifest)}; payload {dispatch.payload}"
     found = load_round(manifest.round).benchmark(manifest.benchmark)
     beyond = [f"{step} (as the reference)" for step in found.untimed_by_reference]
@@ -112,6 +115,29 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "workers", f"{count} {place}; up to {plural(workers.max_batch, 'sample')} a batch"
     lost = {"fail": "the test ends", "reissue": "its samples go to the others"}[manifest.on_loss]
     yield "lost worker", f"{lost} (on_loss: {manifest.on_loss})"
+
+
+def weights_held(manifest: Manifest) -> str | None:
+    """What of a worker's memory weights take that may not fit; None where only the built network tells."""
+    found, workers = _large_weights(manifest), manifest.workers
+    if found is None:
+        return None
+    what, held = found
+    each = f"{size(held)} of {what}"
+    if workers.where == "local":
+        every = f" for each worker, {size(held * workers.count)}" if workers.count > 1 else ""
+        return f"{each}{every} in this machine's memory"
+    memory = "GPU memory" if workers.num_gpus else "host memory"
+    sharing = min(int(1 / workers.num_gpus), workers.count) if 0 < workers.num_gpus < 1 else 1
+    shared = f"; {size(held * sharing)} on a GPU that {sharing} of them share" if sharing > 1 else ""
+    return f"{each} in the {memory} of each worker{shared}"
+
+
+def _large_weights(manifest: Manifest) -> tuple[str, int] | None:
+    backend = manifest.backend
+    if not isinstance(backend, TorchBackend):
+        return None
+    return large_weights(backend.model, backend.options, backend.precision)
 
 
 def _data(manifest: Manifest) -> str:
@@ -210,6 +236,20 @@ def _memory(specs: Sequence[TestSpec], free: int | None) -> Text:
         "that scenario, or use a machine with more memory.",
         style="bold red",
     )
+
+
+def _memory_of_weights(manifest: Manifest, free: int | None) -> Iterator[Text]:
+    """That they do not fit, where all workers are on this machine."""
+    found = _large_weights(manifest)
+    if found is None or free is None or manifest.workers.where != "local":
+        return
+    what, needed = found[0], found[1] * manifest.workers.count
+    if needed > free:
+        yield Text(
+            f"The workers' {what}: {size(needed)}, but only {size(free)} are free here: THEY WILL NOT FIT. "
+            "Make them smaller (backend.options, precision), or take fewer workers, or others (where: ray).",
+            style="bold red",
+        )
 
 
 def _rules(specs: Sequence[TestSpec]) -> Iterator[RenderableType]:

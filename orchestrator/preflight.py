@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.manifest import Manifest, error_at
+from orchestrator.manifest_backends import TorchBackend
 from orchestrator.manifest_fields import PATH_OPTIONS
 from orchestrator.plan import TestSpec, plan
 from orchestrator.rules import load_round, round_names
 from workers.installed import LocateError, locate
 from workers.models import ModelError, check_name
+from workers.models.scales import Scales, Weights, refuse_other_weights, scales_of_file
 from workers.tasks import TaskError, open_task
 
 WEIGHTS, SCALES, OWN_LOADGEN = "backend.weights", "backend.scales", "loadgen.path"
@@ -60,12 +62,59 @@ def _refuse_other_task(manifest: Manifest) -> None:
 
 
 def check_files(manifest: Manifest, address: str) -> None:
-    """What must lie here: LoadGen, the power client; weights and scales if all workers are here too."""
-    of_workers = {WEIGHTS, SCALES} if workers_are_here(manifest, address) else set()
+    """What must lie here: LoadGen, the power client; weights and scales if all workers are here too.
+
+    Scales that lie here must be those of the weights in any case.
+    """
+    here = workers_are_here(manifest, address)
+    of_workers = {WEIGHTS, SCALES} if here else set()
     wanted = {OWN_LOADGEN, CLIENT, DOCUMENTS} | of_workers
     for absent in absent_files(manifest):
         if absent.field in wanted:
             raise error_at(manifest, absent.field, absent.why)
+    check_scales(manifest, here)
+
+
+def check_scales(manifest: Manifest, here: bool) -> None:
+    """ManifestError if every worker would refuse the scales that lie on this host."""
+    if wrong := wrong_scales(manifest, here):
+        raise error_at(manifest, SCALES, wrong)
+
+
+def wrong_scales(manifest: Manifest, here: bool) -> str | None:
+    """What is wrong with the scales that lie on this host; None if nothing is, or none can be read.
+
+    `here`: the workers are on this host, so what cannot be read is wrong.
+    """
+    backend = manifest.backend
+    if not isinstance(backend, TorchBackend) or backend.scales is None:
+        return None
+    place = manifest.resolve(backend.scales)
+    try:
+        file = locate(place)
+    except LocateError:
+        return None  # absent_files tells of it
+    if not os.path.isfile(file) or not (here or os.access(file, os.R_OK)):
+        return None
+    try:
+        named_scales(backend, place)
+    except ModelError as error:
+        elsewhere = "" if here else "; if the workers' hosts have another in its place, take this one away"
+        return f"{error}{elsewhere}"
+    return None
+
+
+def named_scales(backend: TorchBackend, place: str) -> tuple[Scales, str]:
+    """The scales in the file at `place` and its sha256; ModelError if they are known not to be the backend's.
+
+    By the workers' own reader; only a worker knows whether a checkpoint without weights_sha256 is theirs.
+    """
+    own = Weights(backend.model, "seeded", None)
+    if backend.weights is not None:
+        own = Weights(backend.model, backend.weights, backend.weights_sha256 or "")
+    found = scales_of_file(place, backend.scales_sha256 or "")
+    refuse_other_weights(found[0], place, own)
+    return found
 
 
 def workers_are_here(manifest: Manifest, address: str) -> bool:

@@ -16,7 +16,7 @@ from orchestrator.findings_manifest import REQUIRED_SCENARIO, missing_scenario_f
 from orchestrator.manifest import Manifest
 from orchestrator.phrases import duration, plural
 from orchestrator.plan import TestSpec
-from orchestrator.planview import only_the_user
+from orchestrator.planview import only_the_user, weights_held
 from orchestrator.preflight import not_here
 from orchestrator.rules import load_round
 from orchestrator.tables import listed, plain_table, with_tests
@@ -49,7 +49,8 @@ def show_campaign(title: str, parts: Sequence[Part], console: Console) -> bool:
     console.print(Rule(Text(title, style="bold"), style="dim"))
     console.print(_table(parts))
     console.print()
-    for text in (_total(parts), *_absent(parts), *only_the_user([part.manifest for part in parts])):
+    needs = only_the_user([part.manifest for part in parts])
+    for text in (_total(parts), *_held(parts), *_absent(parts), *needs):
         console.print(Text(text))
     console.print()
     for part in _verdict(parts, broken, missing):
@@ -84,6 +85,13 @@ def _total(parts: Sequence[Part]) -> str:
     seconds = sum(s for spec in specs if (s := expected_s(spec)) is not None)
     tests = f"{plural(len(parts), 'manifest')}, {plural(len(specs), 'test')}, one after the other"
     return f"{tests}: about {duration(seconds)}, and what accuracy tests and loading models take."
+
+
+def _held(parts: Sequence[Part]) -> Iterator[str]:
+    """What weights take that may not fit, each once."""
+    told = [(held, part.manifest.name) for part in parts if (held := weights_held(part.manifest))]
+    for held in dict.fromkeys(held for held, _ in told):
+        yield f"{', '.join(name for other, name in told if other == held)}: {held}."
 
 
 def _missing(parts: Sequence[Part]) -> list[Told]:

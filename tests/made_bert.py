@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from workers.models import open_model
-from workers.models.quantise import Scales
+from workers.models.scales import Scales
 
 NARROW = {"layers": 2, "hidden": 32, "heads": 2, "intermediate": 64, "vocab": 100}
 COUNTS = (7, 65, 2, 20)

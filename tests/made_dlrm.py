@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from workers.models import open_model
-from workers.models.quantise import Scales
+from workers.models.scales import Scales
 from workers.tasks.criteo import TABLE_ROWS, random_rows
 
 NARROW: dict[str, Any] = {

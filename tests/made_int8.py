@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from workers.models.quantise import Scales
+from workers.models.scales import Scales
 
 SIDE = 224
 

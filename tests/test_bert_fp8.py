@@ -22,7 +22,7 @@ from tests.drive_backend import wait
 from tests.made_bert import COUNTS, bert_scales, made_batch, made_bert
 from workers.backends import BackendError, Batch, open_backend
 from workers.models import EIGHT_BITS, SIZING, ModelError, bert_fp8
-from workers.models.quantise import read_scales
+from workers.models.scales import read_scales
 from workers.tasks import open_task
 
 TIME_BUDGET_S = 30

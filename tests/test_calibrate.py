@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.calibrate_command import _about
+from orchestrator.calibration_samples import about
 from orchestrator.manifest import ManifestError, parse_manifest
 from orchestrator.preflight import absent_files, check_files
 from tests import made_imagenet
@@ -21,7 +21,7 @@ from tests.drive_backend import wait
 from tests.made_int8 import manifest_text, pictures
 from workers.backends import BackendError, Batch, open_backend
 from workers.models import SIZING, open_model
-from workers.models.quantise import Origin, Scales, read_scales
+from workers.models.scales import Origin, Scales, read_scales
 from workers.tasks import open_task
 
 TIME_BUDGET_S = 40
@@ -183,8 +183,8 @@ def test_generated_samples_do_for_sizing_and_are_told_of(
 def test_generated_samples_are_never_told_of_as_a_lists() -> None:
     both = parse_manifest(manifest_text("generated: 6").encode())
     task = both.task.model_validate({**both.task.model_dump(), "calibration": "list.txt"})
-    about = _about(both.model_copy(update={"task": task}), SimpleNamespace(digest="d"))  # type: ignore[arg-type]
-    assert about == {"task": "imagenet", "library": "d", "generated": True}
+    found = about(both.model_copy(update={"task": task}), SimpleNamespace(digest="d"))  # type: ignore[arg-type]
+    assert found == {"task": "imagenet", "library": "d", "generated": True}
 
 
 @pytest.mark.parametrize("links", [True, False])

@@ -19,7 +19,8 @@ from workers.backends import BackendError, Batch, open_backend, torch_calibratio
 from workers.backends.torch_weights import model_hash
 from workers.models import SIZING, ModelError, dlrm_tables, open_model
 from workers.models.dlrm_int8 import E4M3, INTERACTION, Int8Dlrm, log_odds, stored, tensor_names
-from workers.models.quantise import TOP, read_scales
+from workers.models.quantise import TOP
+from workers.models.scales import read_scales
 from workers.tasks import open_task
 
 TIME_BUDGET_S = 20

@@ -27,8 +27,9 @@ from workers.models.int8_tiles import (
     read_table,
     with_entry,
 )
-from workers.models.quantise import TOP, activation_scales, agreement, quantise_weights, read_scales
+from workers.models.quantise import TOP, activation_scales, agreement, quantise_weights
 from workers.models.resnet50_int8 import Int8ResNet50, float_scores, pack, tensor_names
+from workers.models.scales import read_scales
 
 TIME_BUDGET_S = 30
 pytestmark = pytest.mark.usefixtures("one_thread")

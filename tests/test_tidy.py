@@ -37,6 +37,8 @@ LAYERS = {
     "workers/library.py": {"torch"},
     "workers/library_reader.py": {"torch"},
     "workers/protocol.py": {"torch"},
+    "workers/models/dlrm_options.py": {"torch"},
+    "workers/models/scales.py": {"torch"},
 }
 # Names that say nothing about what a module knows.
 EMPTY_NAMES = {"util", "utils", "common", "core", "base", "manager", "helper", "helpers", "misc"}

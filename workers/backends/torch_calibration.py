@@ -16,11 +16,12 @@ import torch
 from workers.backends import BackendError, read_options
 from workers.backends.slots import threads_of
 from workers.backends.torch_network import TorchOptions, load_folded
-from workers.backends.torch_quantised import Given, refuse_eight_bits
+from workers.backends.torch_quantised import Given, quantised, refuse_eight_bits
 from workers.backends.torch_slots import given
 from workers.library import Library
 from workers.models import ModelError, calibration_methods
-from workers.models.quantise import METHODS, Method, Origin, Scales, agreement
+from workers.models.quantise import agreement
+from workers.models.scales import METHODS, Method, Origin, Scales
 from workers.tasks import Task
 
 BATCH = 16
@@ -58,14 +59,7 @@ def calibrate(
     `about` says what the samples are, in Origin's words; on `others` 8 bits are held against fp32. `heard` is
     told how many steps are done, of how many.
     """
-    checked = read_options(TorchOptions, options)
-    refuse_eight_bits(checked.model, checked.precision, checked.channels_last, checked.compile)
-    device = torch.device(checked.device)
-    torch.set_num_threads(threads_of(checked.threads, 1))
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    with torch.inference_mode(), _memory_told(checked.device):
-        module, facts = load_folded(checked, options, device, torch.float32)
-        network: Any = module.to(device)
+    with _in_fp32(options) as (network, facts, device):
         batches = samples.batches(task, device)
         parts = network.calibrated(batches, method, True, heard)
         made = Scales(
@@ -80,11 +74,35 @@ def calibrate(
         if others is None:
             return made
         try:
-            quantised = network.quantised(made, device)
+            in_eight_bits = network.quantised(made, device)
         except ModelError as error:
             raise BackendError(str(error)) from None
-        told = _compare(network, quantised, others.batches(task, device))
+        told = _agreement(network, in_eight_bits, others.batches(task, device))
     return made.model_copy(update={"agreement": told})
+
+
+def compare(options: Mapping[str, Any], task: Task, others: Samples) -> dict[str, float]:
+    """8 bits by the file of scales that `options` name, held against fp32 on `others`.
+
+    BackendError if it is not a file of scales of these weights.
+    """
+    with _in_fp32(options) as (network, facts, device):
+        file = (options["scales"], options.get("scales_sha256") or "")
+        in_eight_bits, _ = quantised(network, facts, file, device, None)
+        return _agreement(network, in_eight_bits, others.batches(task, device))
+
+
+@contextlib.contextmanager
+def _in_fp32(options: Mapping[str, Any]) -> Iterator[tuple[Any, dict[str, Any], torch.device]]:
+    """The folded network that `options` name on its device, and what is known of its weights."""
+    checked = read_options(TorchOptions, options)
+    refuse_eight_bits(checked.model, checked.precision, checked.channels_last, checked.compile)
+    device = torch.device(checked.device)
+    torch.set_num_threads(threads_of(checked.threads, 1))
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    with torch.inference_mode(), _memory_told(checked.device):
+        module, facts = load_folded(checked, options, device, torch.float32)
+        yield module.to(device), facts, device
 
 
 @contextlib.contextmanager
@@ -97,7 +115,9 @@ def _memory_told(device: str) -> Iterator[None]:
         out = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
         if not out:
             raise
-        raise BackendError(f"the memory of the {device} device does not suffice to calibrate") from None
+        raise BackendError(
+            f"the memory of the {device} device does not suffice for both precisions"
+        ) from None
 
 
 def method_of(model: str, precision: str, asked: Method | None) -> Method:
@@ -117,9 +137,9 @@ def _moved(batch: Given, device: torch.device) -> Given:
     return batch.clone().to(device)
 
 
-def _compare(network: Any, quantised: Any, batches: Sequence[Given]) -> dict[str, float]:
+def _agreement(network: Any, in_eight_bits: Any, batches: Sequence[Given]) -> dict[str, float]:
     exact = torch.cat([network.scores(batch).float().cpu() for batch in batches])
-    found = torch.cat([quantised.scores(batch).float().cpu() for batch in batches])
+    found = torch.cat([in_eight_bits.scores(batch).float().cpu() for batch in batches])
     told = getattr(network, "agreement", agreement)(found, exact)
     if not all(map(math.isfinite, told.values())):
         raise BackendError("in 8 bits the network answers with what is no number")
@@ -132,12 +152,12 @@ def _versions(device: torch.device) -> dict[str, Any]:
     return {"device": name, "torch": str(torch.__version__), "threads": torch.get_num_threads()}
 
 
-def unlike(task: Task, library: Library, known: Samples, count: int) -> Samples:
+def unlike(library: Library, known: Samples | None, count: int) -> Samples:
     """Up to `count` samples of `library` that are not among `known`, from all over it.
 
     They are told apart by their bytes: a calibration list names samples of the very data set.
     """
-    used = set(_hashes(known.library, known.indices))
+    used = set(_hashes(known.library, known.indices)) if known is not None else set()
     found: list[int] = []
     for index in np.random.default_rng(0).permutation(library.count):
         if len(found) == count:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -10,11 +9,10 @@ import torch
 from torch import nn
 
 from workers.backends import BackendError
-from workers.installed import LocateError, locate
+from workers.installed import locate
 from workers.models import SIZING, ModelError, why_not_eight_bits
-from workers.models.quantise import Origin, Scales, read_scales
+from workers.models.scales import Origin, Scales, Weights, refuse_other_weights, scales_of_file
 
-LARGEST_SCALES_BYTES = 1 << 26
 # Random samples that stand in for a calibration: no answer of seeded weights means anything.
 SIZING_SAMPLES = 4
 
@@ -41,15 +39,7 @@ def quantised(
     `file`: path of the scales and the sha256 that it must have. `facts`: of the module's weights. Without a
     file seeded weights are scaled by random `samples`, so that a machine can be sized without any data.
     """
-    scales, sha256 = _read(*file) if file[0] else _sizing(module, facts, samples)
-    own = (facts["model"], facts["model_hash"], facts.get("weights_sha256"))
-    if (scales.model, scales.model_hash, scales.weights_sha256) != own:
-        raise BackendError(
-            f"backend.scales: {file[0]} was made for other weights "
-            f"({scales.model}, {scales.weights}, {_hashes(scales.model_hash, scales.weights_sha256)}) than "
-            f"these ({own[0]}, {facts['weights']}, {_hashes(*own[1:])}); make scales of these with "
-            "`loadgrid calibrate`"
-        )
+    scales, sha256 = _read(*file, facts) if file[0] else _sizing(module, facts, samples)
     try:
         made = module.quantised(scales, device)
     except ModelError as error:
@@ -73,34 +63,15 @@ def quantised(
     return made, told
 
 
-def _hashes(of_model: str, of_file: str | None) -> str:
-    return f"model_hash {of_model[:12]}, sha256 {of_file[:12] if of_file else 'none'}"
-
-
-def _read(path: str, wanted_sha256: str) -> tuple[Scales, str]:
-    """The file's scales, and its sha256; BackendError where it is not as the manifest says."""
+def _read(path: str, wanted_sha256: str, facts: Mapping[str, Any]) -> tuple[Scales, str]:
+    """The file's scales, and its sha256; BackendError where they are not those of the weights of `facts`."""
+    own = Weights(facts["model"], facts["weights"], facts.get("weights_sha256"), facts["model_hash"])
     try:
-        file = locate(path)
-        if file.stat().st_size > LARGEST_SCALES_BYTES:
-            raise BackendError(f"backend.scales: {file} is too large for a file of scales")
-        data = file.read_bytes()
-    except LocateError as error:
-        raise BackendError(f"backend.scales: {error}") from None
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise BackendError(
-            f"backend.scales: {path} cannot be read ({why}); `loadgrid calibrate` makes it"
-        ) from None
-    sha256 = hashlib.sha256(data).hexdigest()
-    if wanted_sha256 not in ("", sha256):
-        raise BackendError(
-            f"backend.scales: {file} has sha256 {sha256}, not backend.scales_sha256, {wanted_sha256}; take "
-            "the file that it is of, or make scales anew with `loadgrid calibrate`"
-        )
-    try:
-        return read_scales(data), sha256
+        scales, sha256 = scales_of_file(path, wanted_sha256)
+        refuse_other_weights(scales, path, own)
     except ModelError as error:
-        raise BackendError(f"backend.scales: {file}: {error}; `loadgrid calibrate` makes one") from None
+        raise BackendError(f"backend.scales: {error}") from None
+    return scales, sha256
 
 
 def _sizing(

@@ -32,7 +32,7 @@ and the module
 and, where the network can be computed in 8 bits (EIGHT_BITS), when folded and not converted,
 
     calibrated(batches, method, correct, heard) -> {"activations": ..., "corrections": ...}
-        the numbers of quantise.Scales, from batches of the task's samples, of a ragged task (rows, counts)
+        the numbers of scales.Scales, from batches of the task's samples, of a ragged task (rows, counts)
         with the counts on the host; heard(done, total) tells how far
     quantised(scales, device) -> nn.Module
         the same network in 8 bits on the device, with the same inputs and outputs; its `kernels` are None, or
@@ -46,7 +46,7 @@ and, where the network can be computed in 8 bits (EIGHT_BITS), when folded and n
 and the file
 
     METHODS = ("max",)
-        the methods of quantise that it has, if not all; the first is taken where none is asked for
+        the methods of scales that it has, if not all; the first is taken where none is asked for
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from workers.models.quantise import Method
+    from workers.models.scales import Method
 
 _MODELS = {
     "3d-unet-brats": "workers.models.unet_brats",
@@ -79,6 +79,8 @@ _MODELS = {
 
 # Those that can be computed in 8 bits, and in which.
 EIGHT_BITS = {"bert-large": "fp8", "dlrm": "int8", "resnet50": "int8"}
+# Those whose weights may fill a device: the file, without torch, that says what they take.
+_LARGE = {"dlrm": "workers.models.dlrm_options"}
 # The scales of seeded weights that nobody has calibrated, as records tell of them in a file's place.
 SIZING = "of random samples"
 
@@ -106,6 +108,23 @@ def why_not_eight_bits(
         if given:
             return field, f"does not go with precision {precision}, which has its own kernels; leave it out"
     return None
+
+
+def large_weights(model: str, options: Mapping[str, Any], precision: str) -> tuple[str, int] | None:
+    """What of a network may fill a device, and its bytes there, without building it.
+
+    `options` as in open_model. None for the other networks, and for options that make none.
+    """
+    if model not in _LARGE:
+        return None
+    module = importlib.import_module(_LARGE[model])
+    if not options.keys() <= module.OPTIONS.keys():
+        return None
+    try:
+        found: tuple[str, int] = module.large_weights({**module.OPTIONS, **options}, precision)
+    except ModelError:
+        return None
+    return found
 
 
 def calibration_methods(model: str) -> tuple[Method, ...] | None:

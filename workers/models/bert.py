@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from workers.models import ModelError, bert_fp8
 from workers.models.bert_places import POSITIONS, Places
-from workers.models.quantise import Method, Scales
+from workers.models.scales import Method, Scales
 
 try:
     from torch.nn.attention.varlen import varlen_attn  # torch 2.10

@@ -21,7 +21,8 @@ from torch.nn import functional
 from workers.models import ModelError, bert_plain, open_kernels
 from workers.models.bert_places import POSITIONS, Places
 from workers.models.bert_plain import TOP
-from workers.models.quantise import Method, Observe, Scales, activation_scales
+from workers.models.quantise import Observe, activation_scales
+from workers.models.scales import Method, Scales
 
 # e4m3's error is a share of the value, so to clip the largest gains the others nothing, but for those below
 # 2^-15 of it.

@@ -20,18 +20,12 @@ from torch import nn
 from torch.nn import functional
 
 from workers.library import Library
-from workers.models import ModelError, dlrm_int8
+from workers.models import dlrm_int8
+from workers.models.dlrm_options import OPTIONS, check_options
 from workers.models.dlrm_tables import Tables, check_indices
-from workers.models.quantise import Method, Scales
-from workers.tasks.criteo import DENSE, TABLE_ROWS
+from workers.models.scales import Method, Scales
+from workers.tasks.criteo import DENSE
 
-# As main.py (get_backend) has them; bottom and top: sizes of the layers between input and output.
-OPTIONS: dict[str, Any] = {
-    "rows": list(TABLE_ROWS),
-    "dim": 128,
-    "bottom": [512, 256],
-    "top": [1024, 1024, 512, 256],
-}
 # Matrix units want rows of whole 16 bytes: 8 numbers of fp16.
 _ALIGNED = 8
 
@@ -145,18 +139,5 @@ def build_on(
     options: Mapping[str, Any], channels_last: bool, device: torch.device, dtype: torch.dtype
 ) -> nn.Module:
     """The network with its tables on `device` in `dtype`, where alone they fit, and the rest as ever."""
-    for key in ("rows", "bottom", "top"):
-        value = options[key]
-        if (
-            not isinstance(value, list | tuple)
-            or not value
-            or not all(type(n) is int and n > 0 for n in value)
-        ):
-            raise ModelError(
-                f"model 'dlrm': backend.options.{key} must be a list of positive numbers, not {value!r}"
-            )
-    if type(options["dim"]) is not int or options["dim"] < 1:
-        raise ModelError(
-            f"model 'dlrm': backend.options.dim must be a positive number, not {options['dim']!r}"
-        )
+    check_options(options)
     return Dlrm(options, device, dtype)

@@ -20,7 +20,8 @@ from torch.nn import functional
 from workers.library import Library
 from workers.models import ModelError, open_kernels
 from workers.models.dlrm_tables import check_indices
-from workers.models.quantise import TOP, Method, Scales, rounded_scale
+from workers.models.quantise import TOP, rounded_scale
+from workers.models.scales import Method, Scales
 from workers.tasks.criteo import DENSE
 
 E4M3 = torch.float8_e4m3fn

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from workers.models import ModelError, resnet50_int8
-from workers.models.quantise import Method, Scales
+from workers.models.scales import Method, Scales
 
 # Blocks and inner channels of layer1 to layer4, by the stem's width.
 STAGES = ((3, 1), (4, 2), (6, 4), (3, 8))

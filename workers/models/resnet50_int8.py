@@ -17,15 +17,8 @@ from torch.nn import functional
 
 from workers.models import ModelError, open_kernels
 from workers.models.int8_conv import ConvShape, Int8Conv, Tensors
-from workers.models.quantise import (
-    CORRECTION_DIGITS,
-    Method,
-    Observe,
-    Origin,
-    Scales,
-    activation_scales,
-    quantise_weights,
-)
+from workers.models.quantise import CORRECTION_DIGITS, Observe, activation_scales, quantise_weights
+from workers.models.scales import Method, Origin, Scales
 
 SIDE = 224
 FIRST, CLASSIFIER = "conv1", "fc"  # torchvision's names; tensors are named for the layer they come from

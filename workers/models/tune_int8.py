@@ -29,9 +29,9 @@ from workers.limits import usable_cpus
 from workers.models import open_model
 from workers.models.int8_conv import ConvShape, Int8Conv
 from workers.models.int8_tiles import TABLE, Table, Tiles, Ways, candidates, default_tiles, with_entry
-from workers.models.quantise import Origin, Scales
 from workers.models.resnet50_int8 import Int8ResNet50
 from workers.models.resnet50_launch import NETWORK, Launches, device_of, launch
+from workers.models.scales import Origin, Scales
 
 BATCHES = (128, 64, 256, 32)  # the most telling first: time may run out
 WAYS = [Ways(lanes=lanes, chunk=chunk) for lanes in (1, 2) for chunk in (0, 32, 64)]
