@@ -11,17 +11,12 @@ from typing import Any, Protocol
 from orchestrator.dispatch import Completion
 from orchestrator.fixed_interval import OWN_FILE, Settings
 from orchestrator.loadgen import Callbacks, LoadGen, ResponsePool, file_sha256
-from orchestrator.machine import available_memory_bytes
 from orchestrator.metronome import Metronome
 from orchestrator.old_logs import generator_sha256
 from orchestrator.order import TestOrder
+from orchestrator.room import room_for_query
 from orchestrator.settings import offline_samples_per_query
 
-# One integer kept of so many keeps the memory of all: Python gives back only whole arenas, of 8,192 (3.11) or
-# 32,768 integers.
-KEPT_EVERY = 4096
-INTEGER_BYTES = 40  # itself and its place in a list
-SHARE_OF_MEMORY = 4
 # What says how many samples an Offline query has (settings.offline_samples_per_query).
 OFFLINE_SIZE = ("performance_issue_unique", "min_duration_ms", "offline_expected_qps", "min_query_count")
 
@@ -40,6 +35,11 @@ class Asker(Protocol):
 
     def facts(self) -> dict[str, Any]:
         """What the record says of who asked."""
+
+
+def has_one_query(order: TestOrder) -> bool:
+    """Whether all samples come at once: Offline. The workers' own memory is not this process's."""
+    return order.scenario == "Offline" and order.test == "performance" and order.local is None
 
 
 class OfficialAsker:
@@ -63,9 +63,9 @@ class OfficialAsker:
     def run(self, callbacks: Callbacks, out_dir: Path) -> None:
         """LoadGen's StartTest."""
         o = self._order
-        if o.scenario == "Offline" and o.test == "performance":
+        if has_one_query(o):
             asked = {name: getattr(self._settings, name) for name in OFFLINE_SIZE}
-            self._kept = room_for_integers(2 * offline_samples_per_query(asked, o.performance_count))
+            self._kept = room_for_query(offline_samples_per_query(asked, o.performance_count))
         self._loadgen.run(self._settings, callbacks, o.sample_count, o.performance_count, out_dir)
 
     def facts(self) -> dict[str, Any]:
@@ -76,16 +76,6 @@ class OfficialAsker:
             "loadgen_file": Path(str(module.__file__)).name,
             "completion": "scatter" if self._pool.scattered else "attributes",
         }
-
-
-def room_for_integers(count: int) -> list[int]:
-    """Let Python have memory for so many integers, as long as what is returned is kept.
-
-    LoadGen's module makes two of each Offline sample, inside the clock: with page faults 115 to 135 ns a
-    sample on two cores, in memory that is there 85 (1.5 million samples). It would ask for that memory then.
-    """
-    first, fitting = 1 << 32, (available_memory_bytes() or 0) // SHARE_OF_MEMORY // INTEGER_BYTES
-    return list(range(first, first + min(count, fitting)))[::KEPT_EVERY]
 
 
 class FixedIntervalAsker:

@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from orchestrator.asker import open_asker
+from orchestrator.asker import has_one_query, open_asker
 from orchestrator.dispatch import Dispatcher, Loss
 from orchestrator.exchange import Exchange, ExchangeFailed
 from orchestrator.lateness import IssueLog, server_lateness
@@ -32,6 +32,7 @@ from orchestrator.loadgen import Callbacks, LoadGenError
 from orchestrator.local import LocalLink
 from orchestrator.order import LEFT_TO_THE_DRIVER, Channel, Seat, TestOrder
 from orchestrator.pace import Pace, even_warm_ups
+from orchestrator.room import share_memory
 from orchestrator.shared_answers import SharedAnswers
 from orchestrator.timings import Board, Timings
 from workers.backends import BackendError
@@ -312,12 +313,14 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, LEFT_TO_THE_DRIVER)
     _allow_files()
     channel = Channel(socket.socket(fileno=control_fd))
-    threading.Thread(target=_leave_with_driver, args=(channel.sock,), name="driver", daemon=True).start()
     message = channel.first()
     if message is None:
         os._exit(4)
     order = TestOrder.model_validate(message)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    if has_one_query(order):
+        share_memory()
+    threading.Thread(target=_leave_with_driver, args=(channel.sock,), name="driver", daemon=True).start()
     try:
         test = TestProcess(order, channel, Board(len(order.workers), board_fd))
         test.attach()
