@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -23,6 +21,7 @@ from orchestrator.order import Channel
 from orchestrator.stop import Interrupted
 from orchestrator.supervise import Hooks, run_test
 from orchestrator.testrun import TestProcess
+from tests.far_descriptors import FAR_FD, far, many_allowed
 from tests.processes import PATIENCE, alive, command_line, descendants
 from tests.real_loadgen import order_of, running_tests
 
@@ -151,25 +150,11 @@ def test_who_does_not_answer_in_time_is_killed_and_named(monkeypatch: pytest.Mon
     assert len(ray.killed) == 1 and fleet.names == ["w1"]
 
 
-FAR_FD = 1100  # beyond what select() can name
-
-
 @pytest.fixture
 def many_descriptors() -> Iterator[None]:
     """Descriptors above 1,023 are allowed."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard <= FAR_FD + 10:
-        pytest.skip(f"the hard limit of open files is {hard}")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, FAR_FD + 10), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def far(fd: int) -> int:
-    """The same file under a number that is too large for select()."""
-    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FAR_FD)
-    os.close(fd)
-    return moved
+    with many_allowed():
+        yield
 
 
 @pytest.mark.parametrize(("ending", "code"), [("abort", 3), ("gone", 4), ("finished", 2)])
