@@ -24,6 +24,7 @@ from orchestrator.testrun import TestProcess
 from tests.far_descriptors import FAR_FD, far, many_allowed
 from tests.processes import PATIENCE, alive, command_line, descendants
 from tests.real_loadgen import order_of, running_tests
+from workers.host import WorkerError
 
 TIME_BUDGET_S = 15
 # A process that dies while one that it forked holds the channel open.
@@ -179,4 +180,29 @@ def test_a_test_process_hears_its_driver_over_any_descriptor(
     assert left.value.code == code
     os.close(test.finished)
     test.channel.sock.close()
+    ours.close()
+
+
+def test_a_worker_in_the_test_process_that_is_stuck_takes_no_result_away(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def stuck() -> None:
+        raise WorkerError("worker w0 is stuck in its engine")
+
+    ours, theirs = socket.socketpair()
+    test = object.__new__(TestProcess)  # nothing but what its end needs
+    test.channel, test.failure, test._done = Channel(theirs), None, True
+    test.finished = os.eventfd(1, os.EFD_CLOEXEC)
+    nothing: Any = SimpleNamespace(stop=lambda: None, close=lambda: None)
+    worker: Any = SimpleNamespace(spec=SimpleNamespace(note_order=False), close=stuck)
+    test.exchange, test.link, test.hosts = nothing, nothing, [worker]
+    monkeypatch.setattr(TestProcess, "_leave", lambda self, number: sys.exit(number))
+    monkeypatch.setattr(TestProcess, "_phase", lambda self, name: None)
+    monkeypatch.setattr(TestProcess, "_result", lambda self: {"samples": 7})
+    with pytest.raises(SystemExit) as left:
+        test.serve()
+    assert left.value.code == 0 and "w0 is stuck" in capfd.readouterr().err
+    assert Channel(ours).receive() == [{"event": "result", "samples": 7}]
+    os.close(test.finished)
+    theirs.close()
     ours.close()

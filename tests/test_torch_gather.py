@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from workers import models
 from workers.arena import Arena, LoadedSamples
 from workers.backends import BackendError, Batch, open_backend, torch_engine, torch_gather
 from workers.backends.slots import Computed, Slot, SlotBackend
-from workers.backends.torch_cuda import CudaSlot
+from workers.backends.torch_cuda import ComputeTurn, CudaSlot, Lane
 from workers.backends.torch_gather import Gathering, gathering_of
 from workers.backends.torch_network import Network, load_network
 from workers.backends.torch_ragged import RaggedSlot
@@ -186,6 +187,35 @@ def test_samples_of_another_size_than_a_row_are_the_host_s_to_refuse(tmp_path: P
         given(backend, np.arange(1), samples)
     assert not launch.launches
     backend.close()
+
+
+class Stream:
+    """A stream of CUDA, which somebody may wait for in vain."""
+
+    def __init__(self, broken: bool) -> None:
+        self.broken = broken
+        self.waited = 0
+
+    def synchronize(self) -> None:
+        self.waited += 1
+        if self.broken:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_batch_that_fails_waits_for_the_copies_that_it_has_launched(
+    monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    lane = Lane(torch.device("cpu"), ComputeTurn())
+    stream: Any = Stream(broken)
+    lane._stream = stream
+    with lane.streaming():
+        pass
+    assert stream.waited == 0  # land() has waited already
+    with pytest.raises(BackendError, match="its own reason"), lane.streaming():
+        raise BackendError("its own reason")
+    assert stream.waited == 1
 
 
 # Which way, and what a record says of it

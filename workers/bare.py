@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from workers.backends import FAR, Backend, Batch
+from workers.backends import FAR, Backend, Batch, settle
 from workers.library import Library
 from workers.tasks import Task, counts_of
 from workers.waiting import wait_readable
@@ -37,6 +37,7 @@ def bare_loop(
     try:
         count, seconds = _run(backend, batches)
     finally:
+        settle(backend, "the bare loop")  # holds nothing, unless the engine has failed
         gc.enable()
         if library is not None:
             library.unload_all()

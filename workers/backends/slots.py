@@ -140,6 +140,7 @@ class SlotBackend:
         self._engine_free_ns = 0
         self._lead_ns = 0
         self._failure: BackendError | None = None
+        self._failed = 0  # slots, whose threads have ended
         self._told_stuck = False
 
     def load(self) -> dict[str, Any]:
@@ -200,6 +201,11 @@ class SlotBackend:
         """The eventfd on which slots signal."""
         return self._fd
 
+    def discard(self) -> int:
+        """The slots that have not posted what their batch came to."""
+        self._take_in()
+        return len(self._threads) - len(self._idle) - self._failed
+
     def close(self) -> None:
         """End the slots' threads; one that does not end in time is told of, and dies with the process."""
         for inbox in self._inboxes:
@@ -217,8 +223,12 @@ class SlotBackend:
 
     def _drain(self) -> list[_Finished]:
         """Take in what the slots have posted; BackendError once one has failed."""
+        finished = self._take_in()
         if self._failure:
             raise self._failure
+        return finished
+
+    def _take_in(self) -> list[_Finished]:
         # Read before the deque is drained: a slot appends first and signals then, so nothing is missed.
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._fd)
@@ -226,8 +236,9 @@ class SlotBackend:
         while self._results:
             result = self._results.popleft()
             if isinstance(result, _Failed):
-                self._failure = self._explain(result)
-                raise self._failure from result.error
+                self._failed += 1
+                self._failure = self._failure or self._explain(result)
+                continue
             self._idle.append(result.slot)
             if isinstance(result, _Finished):
                 self._learn(result)
@@ -304,7 +315,9 @@ class SlotBackend:
         where = f"on a batch of {failed.batch_size}" if failed.batch_size else "before the first batch"
         what = type(failed.error).__name__
         hint = "; lower workers.max_batch" if what in ("OutOfMemoryError", "MemoryError") else ""
-        return BackendError(f"{self._name} failed {where}: {what}: {cause}{hint}")
+        explained = BackendError(f"{self._name} failed {where}: {what}: {cause}{hint}")
+        explained.__cause__ = failed.error
+        return explained
 
 
 def powers_of_two(max_batch: int) -> list[int]:
