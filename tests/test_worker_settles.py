@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +61,10 @@ class PlannedSlot:
     def compute(self, samples: Sequence[memoryview]) -> Computed:
         plan, n = self._plan, len(samples)
         if n == plan.fails:
-            raise RuntimeError("device fault")
+            try:
+                raise ValueError("the first sign")
+            except ValueError as error:
+                raise RuntimeError("device fault") from error
         if n == plan.slow:
             plan.entered.set()
             plan.let_go.wait(TIME_BUDGET_S)
@@ -176,6 +181,21 @@ def test_an_engine_that_failed_is_waited_for_and_fails_the_next_test_too(
     with pytest.raises(BackendError, match="device fault") as caught:
         backend.step()
     assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_an_engine_that_failed_holds_nothing_of_its_batches(plan: Plan, backend: SlotBackend) -> None:
+    class Loaded(list[memoryview]):
+        """Samples of which we hear when nobody holds them any more."""
+
+    samples, plan.slow = Loaded(given(1, plan.fails)), 0
+    held = weakref.ref(samples)
+    backend.submit(Batch(np.zeros(plan.fails, np.int64), samples, None))
+    del samples
+    assert settle(backend, "w0") == 0
+    for _ in range(2):
+        with pytest.raises(BackendError, match="planned failed on a batch of 2: RuntimeError: device fault"):
+            backend.step()
+    assert eventually(lambda: gc.collect() >= 0 and held() is None, 5)
 
 
 # The host
