@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import os
 import resource
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ def many_allowed() -> Iterator[None]:
 def many_open() -> Iterator[None]:
     """All numbers below FAR_FD are taken: whatever is opened has a larger one."""
     with many_allowed():
+        gc.collect()  # what is garbage now gives no number back later
         taken = [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)]
         try:
             while taken[-1] < FAR_FD:
