@@ -6,7 +6,6 @@ Needs neither torch nor the workers, so a run can be scored a week later on anot
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from orchestrator.paths import write_atomically
 from orchestrator.plain_files import open_plain
 
 _CHUNK_BYTES = 1 << 20
@@ -52,12 +52,7 @@ def write_accuracy_txt(path: Path, scored: AccuracyScore) -> None:
 
     The hash is of the log before it is truncated for a submission; checkers want a line hash=...
     """
-    partial = path.with_name(f"{path.name}.partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(f"{scored.line}\nhash={scored.log_sha256}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    write_atomically(path, f"{scored.line}\nhash={scored.log_sha256}\n".encode())
 
 
 def first_answers(

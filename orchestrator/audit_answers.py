@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.accuracy import AccuracyError, read_accuracy_log
+from orchestrator.paths import replacing
 from workers.library import Library
 
 # What run_verification.py offers as --dtype; answers of another type it compares by their first byte.
@@ -132,18 +133,17 @@ def _same_first(one: Answer, other: Answer) -> bool:
 
 def write_baseline(accuracy_log: Path, indices: frozenset[int], path: Path) -> int:
     """Write the accuracy test's first answers to these samples as a log of their own; how many there are."""
-    left, partial = set(indices), path.with_name(f"{path.name}.partial")
-    with open(partial, "w", encoding="ascii") as file:
+    left = set(indices)
+    with replacing(path) as file:
         for logged in read_accuracy_log(accuracy_log):
             if logged.qsl_idx not in left:
                 continue
             number = len(indices) - len(left)
             left.remove(logged.qsl_idx)
             head = json.dumps({"seq_id": number, "qsl_idx": logged.qsl_idx})[:-1]
-            file.write(f"{'[' if number == 0 else ','}\n{head}, ")
-            file.write(f'"data": "{logged.data.hex().upper()}"}}')
-        file.write("\n]\n" if len(left) < len(indices) else "[\n]\n")
-    partial.replace(path)
+            file.write(f"{'[' if number == 0 else ','}\n{head}, ".encode())
+            file.write(f'"data": "{logged.data.hex().upper()}"}}'.encode())
+        file.write(b"\n]\n" if len(left) < len(indices) else b"[\n]\n")
     return len(indices) - len(left)
 
 

@@ -11,6 +11,7 @@ from collections import deque
 
 from orchestrator.link import LinkDown
 from workers.protocol import Buffer
+from workers.waiting import wait_readable
 
 
 class _Bell:
@@ -65,10 +66,8 @@ class LocalPort:
         """Sleep until a message is there, `fd` is readable, the link breaks, or the time is over."""
         if timeout_ns <= 0 or self.inbox:
             return
-        # select() and not poll(), as in workers/port.py: milliseconds are too coarse for a batch.
         fds = [self._bell.fd] if fd is None else [self._bell.fd, fd]
-        ready, _, _ = select.select(fds, (), (), timeout_ns * 1e-9)
-        if self._bell.fd in ready:
+        if self._bell.fd in wait_readable(fds, timeout_ns):
             self._bell.silence()
 
     def recv(self) -> list[Buffer] | None:

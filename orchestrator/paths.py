@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import json
 import os
+import secrets
+import stat
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 SUMMARY = "mlperf_log_summary.txt"
 DETAIL = "mlperf_log_detail.txt"
@@ -101,20 +104,21 @@ class RunPaths:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, and keep it through a power cut; a link stays, its target is written.
+    """Write a file of a run's folder, as replacing() does."""
+    with replacing(path) as file:
+        file.write(data)
 
-    Into a pipe or a device (/dev/stdout, /dev/null) the data goes as it is: neither is ever replaced.
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file that is put in the place of `path` whole or not at all, and outlasts a power cut.
+
+    What has the name goes, be it a link or a pipe that somebody put there: nothing is written through it.
     """
-    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
-        with open(path, "wb") as special:
-            special.write(data)
-        return
-    if path.is_symlink():
-        path = _target(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary, opened = _beside(path)
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
+        with open(opened, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -124,10 +128,38 @@ def write_atomically(path: Path, data: bytes) -> None:
     sync(path.parent)
 
 
+def write_output(path: Path, data: bytes) -> None:
+    """Write where a person said, whole or not at all: a link that they made stays, its target is written.
+
+    Into a pipe or a device (/dev/stdout, /dev/null) the data goes as it is: neither is ever replaced.
+    """
+    mode = None
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.stat(
+            path
+        ).st_mode  # OSError too where the kernel follows no such link, which we then do not
+    if mode is None or stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        write_atomically(path.resolve() if path.is_symlink() else path, data)
+        return
+    with open(path, "wb") as special:
+        special.write(data)
+
+
 def write_new(path: Path, data: bytes) -> None:
     """Write a file whole or not at all; FileExistsError where one is, also if another wrote it just now."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.new")
-    write_atomically(aside, data)
+    aside, opened = _beside(path)
+    try:
+        with open(opened, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        _take_name(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def _take_name(aside: Path, path: Path) -> None:
     try:
         os.link(aside, path)
     except FileExistsError:
@@ -135,17 +167,15 @@ def write_new(path: Path, data: bytes) -> None:
     except OSError:  # no hard links on this file system: the name is taken first, and empty for a moment
         path.touch(exist_ok=False)
         aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-    sync(path.parent)
 
 
-def _target(link: Path) -> Path:
-    """Where a chain of links ends, whether or not a file is there."""
-    try:
-        return link.resolve()
-    except RuntimeError:  # Python 3.11's word for links that lead in a circle
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(link)) from None
+def _beside(path: Path) -> tuple[Path, int]:
+    """A new file next to `path`, and its descriptor, under a name at which nobody can have put a link."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        with contextlib.suppress(FileExistsError):
+            return temporary, os.open(temporary, flags, 0o666)
 
 
 def sync(path: Path) -> None:

@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from orchestrator.console import open_terminal
+from orchestrator.paths import write_atomically, write_output
 from orchestrator.phrases import size
 from orchestrator.report.runs import ReportError, plain, read_run
 from orchestrator.report.write import REPORT, write_report
@@ -33,7 +34,8 @@ def write(runs: Runs, out: OutFile = None) -> None:
         raise typer.BadParameter(plain(f"{page} {why}"), param_hint="--out")
     try:
         read = [read_run(folder) for folder in runs]
-        written = write_report(read, page)
+        # In a run's folder no link is followed; where a person said, theirs are.
+        written = write_report(read, page, write_atomically if out is None else write_output)
     except ReportError as error:
         raise typer.BadParameter(str(error), param_hint="RUNS") from None
     terminal = open_terminal()

@@ -14,7 +14,7 @@ from rich.text import Text
 from orchestrator.console import open_terminal
 from orchestrator.loadgen_run import round_of
 from orchestrator.logs import LogError
-from orchestrator.paths import write_atomically
+from orchestrator.paths import write_output
 from orchestrator.phrases import plural
 from orchestrator.results.gather import Gathered, gather
 from orchestrator.results.page import as_page
@@ -72,7 +72,7 @@ def show(
         raise typer.BadParameter(_plain(str(error))) from None
     for path, written in ((csv, as_csv), (json, as_json), (html, as_page)):
         if path is not None:
-            write_atomically(path, written(gathered).encode(errors="replace"))
+            write_output(path, written(gathered).encode(errors="replace"))
             terminal.print(Text(_plain(f"{path}: {plural(len(gathered.rows), 'row')}")), soft_wrap=True)
     if not any((csv, json, html)):
         _show_tables(gathered, terminal)

@@ -130,8 +130,9 @@ class HostLane(Lane):
     def opening(self) -> Iterator[None]:
         yield
 
-    def streaming(self) -> contextlib.AbstractContextManager[Any]:
-        return contextlib.nullcontext()
+    @contextlib.contextmanager
+    def streaming(self) -> Iterator[None]:
+        yield
 
     @contextlib.contextmanager
     def arriving(self) -> Iterator[None]:

@@ -154,6 +154,37 @@ def test_a_sample_that_is_not_loaded_has_no_address(tmp_path: Path) -> None:
         library.batch(np.array([6, 7]))
 
 
+@pytest.mark.parametrize("bound", [NO_BOUND, 10, None], ids=["held", "refused", "no arena"])
+@pytest.mark.parametrize("count", [3, 20])
+def test_a_batch_is_checked_once_for_being_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, bound: int | None
+) -> None:
+    library = library_of(tmp_path, [bytes([i]) * 8 for i in range(40)])
+    if bound is not None:
+        library.keep_in(Arena(library.sizes, zeros, bound))
+    library.load(np.arange(30))
+    checked: list[int] = []
+    check = Library._check_loaded
+
+    def counted(self: Library, indices: np.ndarray) -> None:
+        checked.append(len(indices))
+        check(self, indices)
+
+    monkeypatch.setattr(Library, "_check_loaded", counted)
+    indices = np.arange(count, dtype=np.uint32)
+    batch = library.batch(indices)
+    assert checked == [count] and isinstance(batch, LoadedSamples) is (bound == NO_BOUND)
+    with pytest.raises(LibraryError, match="sample 35 was asked for but is not loaded"):
+        library.batch(np.append(indices, 35))
+    with pytest.raises(LibraryError, match="sample 40 does not exist"):
+        library.batch(np.append(indices, 40))
+    library.unload(np.arange(30))
+    assert [bytes(sample) for sample in batch] == [bytes([i]) * 8 for i in range(count)]
+    for ask in (library.batch, library.samples):
+        with pytest.raises(LibraryError, match="sample 0 was asked for but is not loaded"):
+            ask(indices)
+
+
 def test_a_batch_s_bytes_can_be_had_and_parts_of_it_are_such_batches(tmp_path: Path) -> None:
     samples = [bytes([i]) * (i + 1) for i in range(30)]
     library = library_of(tmp_path, samples)

@@ -15,7 +15,7 @@ import torch
 
 from tests.drive_backend import MAX_BATCH, PERCEPTRON, answers, wait
 from tests.processes import eventually
-from workers.backends import FAR, Backend, BackendError, Batch, Done, open_backend, slots
+from workers.backends import FAR, Backend, BackendError, Batch, Done, open_backend, settle, slots
 from workers.backends.echo import EchoBackend, EchoOptions
 from workers.backends.slots import Computed
 from workers.backends.slowed import Slowed
@@ -108,6 +108,22 @@ def test_an_idle_backend_is_free_now_and_a_full_one_is_not(
         finished += len(wait(backend))
     now = time.monotonic_ns()
     assert backend.free_at_ns(now) == now
+
+
+def test_what_nobody_wants_any_more_is_dropped_and_the_engine_is_free_again(
+    backend: Backend, samples: Callable[[np.ndarray], list[memoryview]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert backend.discard() == 0
+    submitted = 0
+    while submitted < 2 and backend.free_at_ns(time.monotonic_ns()) < FAR:
+        backend.submit(Batch(np.arange(2), samples(np.arange(2)), submitted))
+        submitted += 1
+    assert 0 <= backend.discard() <= submitted
+    assert settle(backend, "w0") == 0 and not capfd.readouterr().err
+    now = time.monotonic_ns()
+    assert backend.step() == [] and backend.free_at_ns(now) == now
+    backend.submit(Batch(np.arange(2), samples(np.arange(2)), "next"))
+    assert [done.batch.ticket for done in wait(backend)] == ["next"]
 
 
 def test_warm_up_covers_one_and_the_largest_batch(backend: Backend) -> None:

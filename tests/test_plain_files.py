@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
 import shutil
+import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.accuracy import AccuracyError, read_accuracy_log
+from orchestrator.accuracy import AccuracyError, AccuracyScore, read_accuracy_log, write_accuracy_txt
+from orchestrator.audit_answers import write_baseline
 from orchestrator.check.finding import Finding, context_of
 from orchestrator.check.gate import judge
 from orchestrator.check.report import as_json, page
@@ -20,7 +24,15 @@ from orchestrator.cli import app
 from orchestrator.loadgen_logs import read_run
 from orchestrator.loadgen_summary import read_summary
 from orchestrator.logs import LogError, read_detail
-from orchestrator.paths import ACCURACY_LOG, DETAIL, SUMMARY, write_atomically
+from orchestrator.paths import (
+    ACCURACY_LOG,
+    DETAIL,
+    SUMMARY,
+    write_atomically,
+    write_json,
+    write_new,
+    write_output,
+)
 from orchestrator.plain_files import open_plain, read_plain
 from orchestrator.power.spl import SplError, read_spl
 from orchestrator.record import LARGEST_BYTES, RecordError, read_record
@@ -94,29 +106,147 @@ def test_a_pipe_and_what_stdout_may_be_are_written_into_and_stay(tmp_path: Path)
     os.mkfifo(pipe)
     reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
     reader.start()
-    write_atomically(pipe, b"table")
+    write_output(pipe, b"table")
     reader.join(timeout=10)
     assert got == [b"table"] and pipe.is_fifo()
     source, sink = os.pipe()
     stdout = tmp_path / "stdout"
     stdout.symlink_to(f"/proc/self/fd/{sink}")  # as /dev/stdout is of `... | less`
-    write_atomically(stdout, b"table")
+    write_output(stdout, b"table")
     os.close(sink)
     with open(source, "rb") as file:
         assert file.read() == b"table"
     assert stdout.is_symlink() and sorted(os.listdir(tmp_path)) == ["pipe", "stdout"]
 
 
-def test_a_link_stays_and_its_target_is_written(tmp_path: Path) -> None:
+def test_a_persons_own_link_stays_and_its_target_is_written(tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     for link, target in (("one", "kept/one"), ("two", "one"), ("loop", "loop")):
         (tmp_path / link).symlink_to(tmp_path / target)
     for data in (b"new", b"changed"):
-        write_atomically(tmp_path / "two", data)
+        write_output(tmp_path / "two", data)
         assert (tmp_path / "kept" / "one").read_bytes() == data
     assert (tmp_path / "one").is_symlink() and (tmp_path / "two").is_symlink()
     with pytest.raises(OSError, match="symbolic links"):
-        write_atomically(tmp_path / "loop", b"data")
+        write_output(tmp_path / "loop", b"data")
+
+
+def test_a_link_that_may_not_be_followed_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "theirs").write_bytes(b"theirs")
+    (tmp_path / "link").symlink_to("theirs")
+
+    def refuses(path: Path) -> os.stat_result:  # as of a stranger's link in a folder like /tmp
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", refuses)
+        with pytest.raises(PermissionError, match="link"):
+            write_output(tmp_path / "link", b"ours")
+    assert (tmp_path / "theirs").read_bytes() == b"theirs" and len(os.listdir(tmp_path)) == 2
+
+
+PLANTED: dict[str, Maker] = {
+    "a link to a file": lambda path: path.symlink_to(path.parent.parent / "theirs"),
+    "a link to nothing": lambda path: path.symlink_to(path.parent.parent / "none"),
+    "a link to a folder": lambda path: path.symlink_to(path.parent.parent),
+    "a link to itself": lambda path: path.symlink_to(path),
+    "a link to a device": lambda path: path.symlink_to("/dev/full"),
+    "a pipe": os.mkfifo,
+}
+
+
+@pytest.fixture
+def ours(tmp_path: Path) -> Iterator[Path]:
+    """A run's folder, beside which nothing may change."""
+    (tmp_path / "theirs").write_bytes(b"theirs")
+    (tmp_path / "ours").mkdir()
+    yield tmp_path / "ours"
+    assert sorted(os.listdir(tmp_path)) == ["ours", "theirs"]
+    assert (tmp_path / "theirs").read_bytes() == b"theirs"
+
+
+def baseline(path: Path) -> None:
+    log = path.with_name("log")
+    log.write_text('[\n{"seq_id": 0, "qsl_idx": 3, "data": "00"}\n]\n')
+    assert write_baseline(log, frozenset([3]), path) == 1
+    log.unlink()
+
+
+SCORE = AccuracyScore("top1", 1.0, "%", 1, 1, "line", "sum")
+WRITERS: dict[str, tuple[Callable[[Path], object], bytes]] = {
+    "any file": (lambda path: write_atomically(path, b"data"), b"data"),
+    "JSON": (lambda path: write_json(path, 1), b"1\n"),
+    "a score": (
+        lambda path: write_accuracy_txt(path, SCORE),
+        b"line\nhash=sum\n",
+    ),
+    "a baseline": (baseline, b'[\n{"seq_id": 0, "qsl_idx": 3, "data": "00"}\n]\n'),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("planted", PLANTED)
+def test_what_somebody_put_into_a_runs_folder_is_replaced_and_never_written_through(
+    ours: Path, planted: str, writer: str
+) -> None:
+    write, wanted = WRITERS[writer]
+    path = ours / "file"
+    PLANTED[planted](path)
+    write(path)
+    assert stat.S_ISREG(os.lstat(path).st_mode) and path.read_bytes() == wanted
+    assert os.listdir(ours) == ["file"]
+
+
+@pytest.mark.parametrize("writer", [*WRITERS, "a new file"])
+@pytest.mark.parametrize("planted", PLANTED)
+def test_what_somebody_put_at_a_temporary_name_is_passed_by(
+    ours: Path, monkeypatch: pytest.MonkeyPatch, planted: str, writer: str
+) -> None:
+    foreseen = iter(["first", "second", "third"])
+    monkeypatch.setattr(secrets, "token_hex", lambda count: next(foreseen))
+    for name in ("first", "second"):
+        PLANTED[planted](ours / f".file.{name}")
+    (ours / ".file.partial").symlink_to(ours.parent / "none")
+    known = [(name, os.lstat(ours / name)) for name in sorted(os.listdir(ours))]
+    write, wanted = WRITERS.get(writer, (lambda path: write_new(path, b"new"), b"new"))
+    write(ours / "file")
+    assert (ours / "file").read_bytes() == wanted
+    (ours / "file").unlink()
+    assert [(name, os.lstat(ours / name)) for name in sorted(os.listdir(ours))] == known
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_a_new_file_takes_no_name_that_somebody_has(ours: Path, planted: str) -> None:
+    PLANTED[planted](ours / "file")
+    before = os.lstat(ours / "file")
+    with pytest.raises(FileExistsError):
+        write_new(ours / "file", b"new")
+    assert os.lstat(ours / "file").st_ino == before.st_ino and os.listdir(ours) == ["file"]
+
+
+def test_a_new_file_is_made_where_there_are_no_hard_links(
+    ours: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuses)
+    write_new(ours / "file", b"new")
+    assert (ours / "file").read_bytes() == b"new" and os.listdir(ours) == ["file"]
+    PLANTED["a link to nothing"](ours / "other")
+    with pytest.raises(FileExistsError):
+        write_new(ours / "other", b"new")
+    assert sorted(os.listdir(ours)) == ["file", "other"]
+
+
+def test_files_have_the_mode_that_the_person_wants(ours: Path) -> None:
+    previous = os.umask(0o027)
+    try:
+        write_atomically(ours / "one", b"")
+        write_new(ours / "two", b"")
+    finally:
+        os.umask(previous)
+    assert {stat.S_IMODE(os.stat(path).st_mode) for path in ours.iterdir()} == {0o640}
 
 
 # Trees

@@ -281,6 +281,19 @@ def test_the_command_writes_page_csv_and_json_into_the_runs_folder(tmp_path: Pat
     assert again.exit_code == 0 and "2 runs compared" in (tmp_path / "both.html").read_text()
 
 
+def test_a_link_in_the_runs_folder_is_replaced_and_one_that_a_person_names_is_followed(
+    tmp_path: Path,
+) -> None:
+    folder, away = run_folder(tmp_path / "r1", record()), tmp_path / "away.html"
+    for link in (folder / "report.html", tmp_path / "mine.html"):
+        link.symlink_to(away)
+    assert CliRunner().invoke(app, ["report", str(folder)]).exit_code == 0
+    assert not (folder / "report.html").is_symlink() and not away.exists()
+    out = ["--out", str(tmp_path / "mine.html")]
+    assert CliRunner().invoke(app, ["report", str(folder), *out]).exit_code == 0
+    assert (tmp_path / "mine.html").is_symlink() and away.stat().st_size > 1000
+
+
 def test_a_loss_is_told_where_when_why_and_how_many_moved() -> None:
     made = record(losses=[loss(), loss("=gone").model_copy(update={"at_s": None})])
     told, early = facts.losses(made)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,20 @@ def test_the_command_writes_all_three_and_shows_the_table_without_them(tree: Pat
         "resnet (resnet50) Offline: 304,876 samples/s, 3,200.50 W" in shown.stdout
         and "16 x A100" in shown.stdout
     )
+
+
+def test_the_command_writes_to_where_a_persons_link_leads_and_into_their_pipe(
+    tree: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out.csv").symlink_to("kept.csv")
+    reading, writing = os.pipe()
+    words = [str(tree), "--csv", str(tmp_path / "out.csv"), "--json", f"/proc/self/fd/{writing}"]
+    with open(reading, "rb") as pipe, ThreadPoolExecutor(1) as threads:
+        read = threads.submit(pipe.read)
+        done = loadgrid(*words)
+        os.close(writing)
+        assert done.exit_code == 0 and json.loads(read.result(10))["schema"] == "loadgrid-results-1"
+    assert (tmp_path / "out.csv").is_symlink() and (tmp_path / "kept.csv").read_text().count("\n") > 6
 
 
 @pytest.mark.parametrize(

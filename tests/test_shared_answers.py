@@ -115,6 +115,16 @@ def test_what_the_engine_still_writes_outlives_its_test(memory: AnswerMemory) ->
     assert memory.hand_over(filled(4)) is None and late.tobytes() == bytes(filled(1))
 
 
+def test_what_the_engine_still_writes_when_the_memory_is_given_back_goes_elsewhere() -> None:
+    memory = AnswerMemory(2 * LARGE_BYTES)
+    early = memory.copy(filled(1))
+    for _ in range(2):
+        memory.close()
+    late = memory.copy(filled(2))
+    assert late.tobytes() == bytes(filled(2)) and memory.hand_over(filled(3)) is None
+    assert early.tobytes() == bytes(filled(1))
+
+
 def test_small_answers_and_views_of_large_ones(memory: AnswerMemory) -> None:
     assert memory.hand_over(filled(1, LARGE_BYTES - 1)) is None
     kept = memory.copy(filled(2)).reshape(-1, 2).reshape(-1)

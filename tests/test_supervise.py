@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -23,8 +21,10 @@ from orchestrator.order import Channel
 from orchestrator.stop import Interrupted
 from orchestrator.supervise import Hooks, run_test
 from orchestrator.testrun import TestProcess
+from tests.far_descriptors import FAR_FD, far, many_allowed
 from tests.processes import PATIENCE, alive, command_line, descendants
 from tests.real_loadgen import order_of, running_tests
+from workers.host import WorkerError
 
 TIME_BUDGET_S = 15
 # A process that dies while one that it forked holds the channel open.
@@ -151,25 +151,11 @@ def test_who_does_not_answer_in_time_is_killed_and_named(monkeypatch: pytest.Mon
     assert len(ray.killed) == 1 and fleet.names == ["w1"]
 
 
-FAR_FD = 1100  # beyond what select() can name
-
-
 @pytest.fixture
 def many_descriptors() -> Iterator[None]:
     """Descriptors above 1,023 are allowed."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard <= FAR_FD + 10:
-        pytest.skip(f"the hard limit of open files is {hard}")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, FAR_FD + 10), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def far(fd: int) -> int:
-    """The same file under a number that is too large for select()."""
-    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FAR_FD)
-    os.close(fd)
-    return moved
+    with many_allowed():
+        yield
 
 
 @pytest.mark.parametrize(("ending", "code"), [("abort", 3), ("gone", 4), ("finished", 2)])
@@ -194,4 +180,29 @@ def test_a_test_process_hears_its_driver_over_any_descriptor(
     assert left.value.code == code
     os.close(test.finished)
     test.channel.sock.close()
+    ours.close()
+
+
+def test_a_worker_in_the_test_process_that_is_stuck_takes_no_result_away(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def stuck() -> None:
+        raise WorkerError("worker w0 is stuck in its engine")
+
+    ours, theirs = socket.socketpair()
+    test = object.__new__(TestProcess)  # nothing but what its end needs
+    test.channel, test.failure, test._done = Channel(theirs), None, True
+    test.finished = os.eventfd(1, os.EFD_CLOEXEC)
+    nothing: Any = SimpleNamespace(stop=lambda: None, close=lambda: None)
+    worker: Any = SimpleNamespace(spec=SimpleNamespace(note_order=False), close=stuck)
+    test.exchange, test.link, test.hosts = nothing, nothing, [worker]
+    monkeypatch.setattr(TestProcess, "_leave", lambda self, number: sys.exit(number))
+    monkeypatch.setattr(TestProcess, "_phase", lambda self, name: None)
+    monkeypatch.setattr(TestProcess, "_result", lambda self: {"samples": 7})
+    with pytest.raises(SystemExit) as left:
+        test.serve()
+    assert left.value.code == 0 and "w0 is stuck" in capfd.readouterr().err
+    assert Channel(ours).receive() == [{"event": "result", "samples": 7}]
+    os.close(test.finished)
+    theirs.close()
     ours.close()

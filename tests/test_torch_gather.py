@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from workers import models
 from workers.arena import Arena, LoadedSamples
 from workers.backends import BackendError, Batch, open_backend, torch_engine, torch_gather
 from workers.backends.slots import Computed, Slot, SlotBackend
-from workers.backends.torch_cuda import CudaSlot
-from workers.backends.torch_gather import Gathering, gathering_of
+from workers.backends.torch_cuda import ComputeTurn, CudaSlot, Lane
+from workers.backends.torch_gather import Fetcher, Gathering, gathering_of
 from workers.backends.torch_network import Network, load_network
 from workers.backends.torch_ragged import RaggedSlot
 from workers.host import WorkerHost, WorkerSpec
@@ -148,6 +149,23 @@ def test_warm_up_goes_the_way_of_the_test(task: Any, adopt: bool, tmp_path: Path
     backend.close()
 
 
+def ragged_slot(kind: str, launch: Fetched) -> RaggedSlot:
+    network = Network(Sums(kind), torch.device("cpu"), torch.float32, {"model": "made"})
+    network.cuda_graphs = network.padded = network.graphable
+    slot = RaggedSlot(network, ragged, MAX_BATCH, HostLane(), launch)
+    with torch.inference_mode():
+        slot.open()
+    launch.launches.clear()
+    return slot
+
+
+def pinned(folder: Path, samples: list[memoryview]) -> Library:
+    library = library_of(folder / "pinned", samples)
+    library.keep_in(Arena(library.sizes, zeros, NO_BOUND))
+    library.load(np.arange(len(samples)))
+    return library
+
+
 def compute(slot: RaggedSlot, samples: Any) -> Computed:
     with torch.inference_mode():
         return slot.compute(samples)
@@ -156,16 +174,9 @@ def compute(slot: RaggedSlot, samples: Any) -> Computed:
 @pytest.mark.parametrize("kind", ["sums", "halves", "eager"])
 def test_samples_longer_than_any_seen_before_are_fetched_in_parts(kind: str, tmp_path: Path) -> None:
     launch = Fetched()
-    network = Network(Sums(kind), torch.device("cpu"), torch.float32, {"model": "made"})
-    network.cuda_graphs = network.padded = network.graphable
-    slot = RaggedSlot(network, ragged, MAX_BATCH, HostLane(), launch)
-    with torch.inference_mode():
-        slot.open()
+    slot = ragged_slot(kind, launch)
     longer = RunsTask(longest=400).made(MAX_BATCH, 17)
-    library = library_of(tmp_path / "longer", longer)
-    library.keep_in(Arena(library.sizes, zeros, NO_BOUND))
-    library.load(np.arange(MAX_BATCH))
-    launch.launches.clear()
+    library = pinned(tmp_path, longer)
     made = compute(slot, library.batch(np.arange(MAX_BATCH)))
     assert made.counts is not None
     ends = np.cumsum(made.counts)
@@ -173,6 +184,26 @@ def test_samples_longer_than_any_seen_before_are_fetched_in_parts(kind: str, tmp
     assert found == [expected(kind, sample) for sample in longer]
     assert len(launch.launches) > 1 and sum(n for n, _ in launch.launches) == MAX_BATCH
     assert max(size for _, size in launch.launches) > 4 * WIDTH * slot.facts["most_rows"]
+
+
+@pytest.mark.parametrize("longest", [40, 400])
+def test_a_batch_is_asked_once_whether_it_can_be_fetched(
+    longest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    takes = Fetcher.takes
+
+    def counted(self: Fetcher, samples: Any, row_bytes: int, ragged: bool) -> bool:
+        asked.append(len(samples))
+        return takes(self, samples, row_bytes, ragged)
+
+    monkeypatch.setattr(Fetcher, "takes", counted)
+    launch = Fetched()
+    slot = ragged_slot("sums", launch)
+    library = pinned(tmp_path, RunsTask(longest=longest).made(MAX_BATCH, 17))
+    for samples in (library.batch(np.arange(MAX_BATCH)), library.samples(np.arange(MAX_BATCH))):
+        compute(slot, samples)
+    assert asked == [MAX_BATCH] * 2 and (len(launch.launches) > 1) is (longest == 400)
 
 
 def test_samples_of_another_size_than_a_row_are_the_host_s_to_refuse(tmp_path: Path, launch: Fetched) -> None:
@@ -186,6 +217,35 @@ def test_samples_of_another_size_than_a_row_are_the_host_s_to_refuse(tmp_path: P
         given(backend, np.arange(1), samples)
     assert not launch.launches
     backend.close()
+
+
+class Stream:
+    """A stream of CUDA, which somebody may wait for in vain."""
+
+    def __init__(self, broken: bool) -> None:
+        self.broken = broken
+        self.waited = 0
+
+    def synchronize(self) -> None:
+        self.waited += 1
+        if self.broken:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_batch_that_fails_waits_for_the_copies_that_it_has_launched(
+    monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    lane = Lane(torch.device("cpu"), ComputeTurn())
+    stream: Any = Stream(broken)
+    lane._stream = stream
+    with lane.streaming():
+        pass
+    assert stream.waited == 0  # land() has waited already
+    with pytest.raises(BackendError, match="its own reason"), lane.streaming():
+        raise BackendError("its own reason")
+    assert stream.waited == 1
 
 
 # Which way, and what a record says of it

@@ -97,6 +97,7 @@ class AnswerMemory:
         self._room = Room(self.size)
         self._regions: dict[int, _Region] = {}
         self._lock = threading.Lock()
+        self._open = True
 
     def offer(self) -> bytes:
         """What a new test must know to open it; whatever an earlier test had of it is free again."""
@@ -138,10 +139,14 @@ class AnswerMemory:
         region.with_test = False
 
     def close(self) -> None:
-        """Give it back; arrays in it hold until their owners drop them."""
-        os.close(self._fd)
-        with contextlib.suppress(BufferError):
-            self._map.close()
+        """Give it back: arrays in it hold until their owners drop them, and copies go elsewhere."""
+        with self._lock:
+            if not self._open:
+                return
+            self._open = False
+            os.close(self._fd)
+            with contextlib.suppress(BufferError):
+                self._map.close()
 
     def _offset_of(self, blob: np.ndarray) -> int | None:
         """Where an answer lies in this memory, None if elsewhere."""
@@ -151,6 +156,8 @@ class AnswerMemory:
     def _array(self, count: int) -> np.ndarray | None:
         """Room for an answer, None if there is none."""
         with self._lock:
+            if not self._open:
+                return None  # an engine that did not end in time finishes its batch
             for offset, region in list(self._regions.items()):
                 if not region.with_test and region.array() is None:
                     del self._regions[offset]

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import gc
-import select
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from workers.backends import FAR, Backend, Batch
+from workers.backends import FAR, Backend, Batch, settle
 from workers.library import Library
 from workers.tasks import Task, counts_of
+from workers.waiting import wait_readable
 
-LONGEST_WAIT_S = 0.2
+LONGEST_WAIT_NS = 200_000_000
 
 
 def bare_loop(
@@ -37,6 +37,7 @@ def bare_loop(
     try:
         count, seconds = _run(backend, batches)
     finally:
+        settle(backend, "the bare loop")  # holds nothing, unless the engine has failed
         gc.enable()
         if library is not None:
             library.unload_all()
@@ -71,6 +72,6 @@ def _run(backend: Backend, batches: Iterator[Batch]) -> tuple[int, float]:
 
 def _wait(backend: Backend) -> None:
     """Sleep until the backend has something."""
-    left_s = (backend.next_done_ns() - time.monotonic_ns()) / 1e9
+    left_ns = backend.next_done_ns() - time.monotonic_ns()
     fd = backend.fd()
-    select.select([] if fd is None else [fd], (), (), min(max(left_s, 0.0), LONGEST_WAIT_S))
+    wait_readable([] if fd is None else [fd], min(max(left_ns, 0), LONGEST_WAIT_NS))

@@ -30,7 +30,7 @@ from workers.worker import Port, Worker
 # Python's default of 5 ms lets a busy engine thread keep the loop waiting: p99 8.5 ms instead of 0.9.
 SWITCH_INTERVAL_S = 0.0005
 ATTACH_TIMEOUT_S = 20.0
-# Longer than the loop waits for a batch in the engine (worker.DRAIN_NS).
+# Longer than the loop waits for the batches in its engine (backends.SETTLE_NS).
 STOP_TIMEOUT_S = 65.0
 VERSIONED = ("numpy", "torch", "pyzmq", "onnxruntime", "ray")
 
@@ -201,7 +201,8 @@ class WorkerHost:
             worker.stop()
             port.wake()
             thread.join(timeout=STOP_TIMEOUT_S)
-        if thread.is_alive():
+        stays = worker.left and self._backend is not None and self._backend.discard()
+        if thread.is_alive() or stays:
             raise WorkerError(f"worker {self.spec.name} is stuck in its engine and cannot take another test")
         port.close()
         gc.enable()
@@ -236,13 +237,15 @@ class WorkerHost:
         self._quit.wait()
 
     def close(self) -> None:
-        """Give the model back."""
-        self.detach()
-        self._drop_memory()
-        self._quit.set()
-        if self._backend is not None:
-            self._backend.close()
-            self._backend = None
+        """Give the model back, and only then what its batches write; WorkerError if one is stuck in it."""
+        try:
+            self.detach()
+        finally:
+            self._quit.set()
+            if self._backend is not None:
+                self._backend.close()
+                self._backend = None
+            self._drop_memory()
 
 
 def _versions() -> dict[str, str]:

@@ -140,19 +140,26 @@ class Library:
         return "" if self._arena is None else self._arena.refused
 
     def batch(self, indices: np.ndarray) -> Sequence[memoryview]:
-        """The samples for a backend: LoadedSamples while an arena holds them, else their bytes."""
-        if self._arena is not None:
-            self._check_loaded(indices)
+        """The samples for a backend: LoadedSamples while an arena holds them, else their bytes.
+
+        LibraryError as of samples(); a batch that was made has its bytes, whatever is unloaded meanwhile.
+        """
+        self._check_loaded(indices)
+        if self._arena is not None and not self._arena.refused:
             indices = indices.astype(np.int64)  # a caller may change its own
-            found = self._arena.batch(indices, lambda: self.samples(indices))
+            found = self._arena.batch(indices, lambda: self._bytes(indices))
             if found is not None:
                 return found
-        return self.samples(indices)
+        return self._bytes(indices)
 
     def samples(self, indices: np.ndarray) -> list[memoryview]:
         """The samples' bytes without a copy; LibraryError names an index out of range or not loaded."""
-        data, offsets = self._data, self._offsets
         self._check_loaded(indices)
+        return self._bytes(indices)
+
+    def _bytes(self, indices: np.ndarray) -> list[memoryview]:
+        """Of samples that were checked."""
+        data, offsets = self._data, self._offsets
         if len(indices) <= _FEW:
             return [data[offsets[i] : offsets[i + 1]] for i in indices.tolist()]
         starts, stops = offsets[indices].tolist(), offsets[indices + 1].tolist()

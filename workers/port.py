@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import select
 from typing import Any
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from workers.protocol import MAX_MESSAGE_BYTES, Buffer
+from workers.waiting import wait_readable
 
 # A cut cable closes no socket. TCP finds it: what is sent and not acknowledged for this long ends the
 # connection, and so do keepalives without an answer where nothing is sent.
@@ -141,10 +141,7 @@ class DealerPort:
         if readable(self._socket):
             return
         waits = self._descriptors if fd is None else [*self._descriptors, fd]
-        # select() and not poll(): milliseconds are too coarse for forming a batch just before the engine is
-        # free.
-        ready, _, _ = select.select(waits, (), (), timeout_ns * 1e-9)
-        if self._wake in ready:
+        if self._wake in wait_readable(waits, timeout_ns):
             os.eventfd_read(self._wake)
 
     def recv(self) -> list[Buffer] | None:

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from workers.answer_memory import LARGE_BYTES, AnswerMemory
-from workers.backends import Backend, BackendError, Batch, Done
+from workers.backends import SETTLE_NS, Backend, BackendError, Batch, Done, settle
 from workers.batcher import Batcher, Taken
 from workers.library import Library
 from workers.protocol import (
@@ -33,7 +33,6 @@ from workers.protocol import (
 
 # Even with nothing to do the loop looks up this often, so that stop() and a lost link are seen.
 IDLE_WAIT_NS = 200_000_000
-DRAIN_NS = 60_000_000_000
 MOST_REASON_BYTES = 4000
 
 
@@ -87,6 +86,7 @@ class Worker:
         self.epoch = epoch
         self.samples = 0
         self.ended: str | None = None  # why the loop ended; "bye" is the good end
+        self.left = 0  # batches that were still in the engine when the loop had ended
         self.refused = False  # the test does not see the memory that it was offered
         self.order: list[np.ndarray] | None = None  # a list collects the indices of every batch, for `bench`
         self._port = port
@@ -98,7 +98,6 @@ class Worker:
         self._shared: AnswerMemory | None = None  # the memory, once the test sees it
         self._running = True
         self._welcome = False
-        self._in_engine = 0
 
     @property
     def welcome(self) -> bool:
@@ -106,7 +105,7 @@ class Worker:
         return self._welcome
 
     def run(self) -> None:
-        """Serve until the test says BYE, the link is lost or the backend fails."""
+        """Serve until the test says BYE, the link is lost or the backend fails; then empty the engine."""
         try:
             self._port.send(control(Kind.HELLO, self.epoch, body=self.name.encode()))
             while self._running:
@@ -119,18 +118,10 @@ class Worker:
             self.ended = f"{type(error).__name__}: {error}"
             reason = self.ended.encode()[:MOST_REASON_BYTES]
             self._port.send(control(Kind.FAIL, self.epoch, body=reason))
-        else:
-            self._drain()
-
-    def _drain(self) -> None:
-        """Wait for what the engine still computes, so that it is free when the next test begins."""
-        until = self._clock() + DRAIN_NS
-        while self._in_engine and self._clock() < until:
-            self._port.wait(min(max(self._backend.next_done_ns() - self._clock(), 0), 10_000_000), None)
-            try:
-                self._in_engine -= len(self._mine(self._backend.step()))
-            except Exception:
-                return  # this test is over; the next one hears of a broken engine from its first step
+        finally:
+            # However the loop ended: the memory of its batches is given back next, and the engine is another
+            # test's.
+            self.left = settle(self._backend, self.name, SETTLE_NS)
 
     def stop(self) -> None:
         """Ask the loop to end; safe from any thread."""
@@ -195,7 +186,6 @@ class Worker:
     def _step(self) -> None:
         """Answer what the engine has finished."""
         for done in self._mine(self._backend.step()):
-            self._in_engine -= 1
             self._answer(done)
 
     def _mine(self, finished: list[Done]) -> list[Done]:
@@ -215,7 +205,6 @@ class Worker:
                 samples = self._library.batch(taken.indices)
             if self.order is not None:
                 self.order.append(taken.indices)
-            self._in_engine += 1
             batch = Batch(taken.indices, samples, _Ticket(self, taken))
             if self._shared is not None:
                 batch.keep = self._shared.copy

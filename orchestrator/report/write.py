@@ -11,7 +11,9 @@ from orchestrator.report.runs import ReportError, Run, plain, read_run
 REPORT = "report.html"
 
 
-def write_report(runs: Sequence[Run], page: Path) -> list[Path]:
+def write_report(
+    runs: Sequence[Run], page: Path, write: Callable[[Path, bytes], None] = write_atomically
+) -> list[Path]:
     """Write `page` and its companions, of the same name but for the ending."""
     # Matplotlib takes half a second to import, which no other command should pay.
     from orchestrator.report.export import as_json, histogram_csv, losses_csv, series_csv, stages_csv
@@ -27,7 +29,7 @@ def write_report(runs: Sequence[Run], page: Path) -> list[Path]:
     }
     written = {page.with_name(f"{page.stem}{ending}"): make(runs) for ending, make in parts.items()}
     for path, text in written.items():
-        write_atomically(path, text.encode(errors="replace"))
+        write(path, text.encode(errors="replace"))
     return list(written)
 
 

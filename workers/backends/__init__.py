@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, TypeVar, get_type_hints
@@ -12,9 +14,13 @@ import numpy as np
 
 from workers.protocol import Responses
 from workers.tasks import Task
+from workers.waiting import wait_readable
 
 # "Never": later than any time.monotonic_ns().
 FAR = 2**62
+# Longer than a batch of any benchmark; whoever waits for a worker waits for more (host.STOP_TIMEOUT_S).
+SETTLE_NS = 60_000_000_000
+_LOOK_NS = 10_000_000
 
 _ENGINES = {
     "ctranslate2": "workers.backends.ctranslate2_engine",
@@ -83,8 +89,32 @@ class Backend(Protocol):
     def fd(self) -> int | None:
         """A file descriptor that is readable when step() has something; None if only next_done_ns tells."""
 
+    def discard(self) -> int:
+        """Drop what has finished: how many batches are still computed. Never blocks, never raises.
+
+        Also once the engine has failed: one of its batches may have, while others go on.
+        """
+
     def close(self) -> None:
         """Stop threads and free the device."""
+
+
+def settle(backend: Backend, who: str, limit_ns: int = SETTLE_NS) -> int:
+    """Wait until the engine reads and writes no batch's memory any more, whose answers nobody wants.
+
+    How many it still computes when the time is over, which is then told.
+    """
+    until_ns = time.monotonic_ns() + limit_ns
+    while (left := backend.discard()) and (left_ns := until_ns - time.monotonic_ns()) > 0:
+        done_ns = max(backend.next_done_ns() - time.monotonic_ns(), 0)
+        fd = backend.fd()
+        wait_readable([] if fd is None else [fd], min(done_ns, left_ns, _LOOK_NS))
+    if left:
+        what = f"{left} of its batches {'is' if left == 1 else 'are'} still in the engine"
+        print(
+            f"{who}: {what} after {limit_ns / 1e9:g} s, and waited for no longer", file=sys.stderr, flush=True
+        )
+    return left
 
 
 def open_backend(options: Mapping[str, Any], task: Task, max_batch: int) -> Backend:

@@ -111,6 +111,11 @@ class EchoBackend:
         """Only the clock tells."""
         return None
 
+    def discard(self) -> int:
+        """What is in service and what waits for it."""
+        self.step()
+        return len(self._running)
+
     def close(self) -> None:
         """Forget what runs."""
         self._running.clear()

@@ -16,6 +16,7 @@ import select
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -139,7 +140,8 @@ class SlotBackend:
         self._idle: list[int] = []
         self._engine_free_ns = 0
         self._lead_ns = 0
-        self._failure: BackendError | None = None
+        self._failure: _Failed | None = None  # the first
+        self._failed = 0  # slots, whose threads have ended
         self._told_stuck = False
 
     def load(self) -> dict[str, Any]:
@@ -200,6 +202,11 @@ class SlotBackend:
         """The eventfd on which slots signal."""
         return self._fd
 
+    def discard(self) -> int:
+        """The slots that have not posted what their batch came to."""
+        self._take_in()
+        return len(self._threads) - len(self._idle) - self._failed
+
     def close(self) -> None:
         """End the slots' threads; one that does not end in time is told of, and dies with the process."""
         for inbox in self._inboxes:
@@ -217,8 +224,13 @@ class SlotBackend:
 
     def _drain(self) -> list[_Finished]:
         """Take in what the slots have posted; BackendError once one has failed."""
-        if self._failure:
-            raise self._failure
+        finished = self._take_in()
+        if self._failure is not None:
+            # A new one each time: an exception that is kept keeps whatever it was raised through.
+            raise BackendError(self._explain(self._failure)) from self._failure.error
+        return finished
+
+    def _take_in(self) -> list[_Finished]:
         # Read before the deque is drained: a slot appends first and signals then, so nothing is missed.
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._fd)
@@ -226,8 +238,9 @@ class SlotBackend:
         while self._results:
             result = self._results.popleft()
             if isinstance(result, _Failed):
-                self._failure = self._explain(result)
-                raise self._failure from result.error
+                self._failed += 1
+                self._failure = self._failure or result
+                continue
             self._idle.append(result.slot)
             if isinstance(result, _Finished):
                 self._learn(result)
@@ -236,7 +249,7 @@ class SlotBackend:
 
     def _serve(self, number: int, slot: Slot, inbox: queue.SimpleQueue[Batch | None]) -> None:
         """A slot's thread."""
-        size = 0
+        size, batch = 0, None
         try:
             with self._around():
                 slot.open()
@@ -246,6 +259,8 @@ class SlotBackend:
                     self._post(self._compute(number, slot, batch))
                     del batch  # or it would hold the memory of its samples, which may be unloaded meanwhile
         except BaseException as error:
+            batch = None  # the failure stays, and its batch must not
+            _forget_locals(error)
             # Out of memory, a device fault, a bad shape: the worker's loop must hear all of them.
             self._post(_Failed(error, size))
 
@@ -296,15 +311,25 @@ class SlotBackend:
             estimate.feed_s += FRESH * (result.feed_s - estimate.feed_s)
             estimate.compute_s += FRESH * (result.compute_s - estimate.compute_s)
 
-    def _explain(self, failed: _Failed) -> BackendError:
+    def _explain(self, failed: _Failed) -> str:
         """The failure in words: network, batch size, cause."""
         if isinstance(failed.error, BackendError):
-            return failed.error
+            return str(failed.error)
         cause = (str(failed.error).strip().splitlines() or [""])[0]
         where = f"on a batch of {failed.batch_size}" if failed.batch_size else "before the first batch"
         what = type(failed.error).__name__
         hint = "; lower workers.max_batch" if what in ("OutOfMemoryError", "MemoryError") else ""
-        return BackendError(f"{self._name} failed {where}: {what}: {cause}{hint}")
+        return f"{self._name} failed {where}: {what}: {cause}{hint}"
+
+
+def _forget_locals(error: BaseException) -> None:
+    """Empty the frames that an exception and those behind it came through; their lines stay."""
+    seen: list[BaseException] = []
+    following: BaseException | None = error
+    while following is not None and following not in seen:
+        traceback.clear_frames(following.__traceback__)
+        seen.append(following)
+        following = following.__cause__ or following.__context__
 
 
 def powers_of_two(max_batch: int) -> list[int]:

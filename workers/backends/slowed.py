@@ -72,6 +72,12 @@ class Slowed:
         """The backend's own."""
         return self._inner.fd()
 
+    def discard(self) -> int:
+        """The backend's own: what is held back has been computed."""
+        self._held.clear()
+        self._inside = self._inner.discard()
+        return self._inside
+
     def close(self) -> None:
         """Forget what is held back."""
         self._held.clear()

@@ -68,9 +68,17 @@ class Lane:
         with self._turn.lock, torch.cuda.stream(self._stream):
             yield
 
-    def streaming(self) -> contextlib.AbstractContextManager[Any]:
-        """The stream."""
-        return torch.cuda.stream(self._stream)
+    @contextlib.contextmanager
+    def streaming(self) -> Iterator[None]:
+        """The stream. A batch that fails in it leaves nothing there that still reads what it was made of."""
+        with torch.cuda.stream(self._stream):
+            try:
+                yield
+            except BaseException:
+                # A device that has failed runs nothing any more, and says so again.
+                with contextlib.suppress(RuntimeError):
+                    self._stream.synchronize()
+                raise
 
     @contextlib.contextmanager
     def arriving(self) -> Iterator[None]:

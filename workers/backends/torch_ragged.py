@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +34,10 @@ SAMPLES_LOOKED_AT = 128
 # of more rows, one of a billion if the samples are like those of warm-up, is computed without a graph.
 FULL_DEVIATIONS = (-2, -1, 0, 1, 2, 3, 6)
 MOST_STAGED_BYTES = 1 << 31
+
+# Where on the device the rows of a batch belong, and what brings them there from pinned memory.
+Staged = tuple[torch.Tensor, Callable[[], object]]
+Stage = Callable[[Any, int], Staged]
 
 
 def row_buckets(most: int) -> list[int]:
@@ -149,16 +153,17 @@ class RaggedSlot:
 
     def compute(self, samples: Sequence[memoryview]) -> Computed:
         """See Slot."""
-        if self._fetches(samples):
-            counts = samples.sizes // self._row_bytes
+        stage: Stage
+        if self._fetcher is not None and self._fetcher.takes(samples, self._row_bytes, ragged=True):
+            counts, stage = samples.sizes // self._row_bytes, partial(self._stage_fetched, self._fetcher)
         else:
-            counts = counts_of(self._task, samples)
+            counts, stage = counts_of(self._task, samples), self._stage_stacked
         parts = split_rows(counts, self._capacity)
         if len(parts) == 1:
-            return self._compute_part(samples, counts)
+            return self._compute_part(samples, counts, stage)
         done = []
         for start, stop in parts:
-            part = self._compute_part(samples[start:stop], counts[start:stop])
+            part = self._compute_part(samples[start:stop], counts[start:stop], stage)
             part.outputs = part.outputs.copy()  # the next part comes home to the same place
             done.append(part)
         return Computed(
@@ -168,13 +173,13 @@ class RaggedSlot:
             sum(part.compute_s for part in done),
         )
 
-    def _compute_part(self, samples: Sequence[memoryview], counts: np.ndarray) -> Computed:
+    def _compute_part(self, samples: Sequence[memoryview], counts: np.ndarray, stage: Stage) -> Computed:
         """Compute samples that fit into the buffers, or a single one."""
         lane = self._lane
         began = time.perf_counter()
         n, total = len(samples), int(counts.sum())
         with lane.streaming():
-            rows, bring = self._stage(samples, total)
+            rows, bring = stage(samples, total)
             self._counts_host[:n] = torch.from_numpy(counts)
             self._counts_host[n:] = 0
             collated = time.perf_counter()
@@ -191,20 +196,24 @@ class RaggedSlot:
             outputs = self._bring_home(y, counts)
         return Computed(outputs, counts, *lane.seconds(collated - began))
 
-    def _fetches(self, samples: Sequence[memoryview]) -> TypeGuard[LoadedSamples]:
-        return self._fetcher is not None and self._fetcher.takes(samples, self._row_bytes, ragged=True)
-
-    def _stage(self, samples: Sequence[memoryview], total: int) -> tuple[torch.Tensor, Callable[[], object]]:
-        """Where on the device the samples' rows belong, and what brings them there from pinned memory."""
-        host, rows, place = self._in_host, self._in, self._rows
+    def _place(self, total: int) -> torch.Tensor:
+        """Where on the device so many rows belong."""
+        if total <= self._capacity:
+            return self._in
         shape = (total, *self._rows.shape[1:])
+        return torch.empty(shape, dtype=self._in.dtype, device=self._lane.device)
+
+    def _stage_fetched(self, fetcher: Fetcher, samples: LoadedSamples, total: int) -> Staged:
+        """The samples' rows lie where the device reads them."""
+        fetcher.stage(samples)
+        rows = self._place(total)
+        return rows, partial(fetcher.bring, rows)
+
+    def _stage_stacked(self, samples: Sequence[memoryview], total: int) -> Staged:
+        """The samples' rows are laid side by side in pinned memory."""
+        rows, host, place = self._place(total), self._in_host, self._rows
         if total > self._capacity:
-            rows = torch.empty(shape, dtype=self._in.dtype, device=self._lane.device)
-        if self._fetcher is not None and self._fetches(samples):
-            self._fetcher.stage(samples)
-            return rows, partial(self._fetcher.bring, rows)
-        if total > self._capacity:
-            host = self._lane.pinned(shape, self._in_host.dtype)
+            host = self._lane.pinned((total, *self._rows.shape[1:]), self._in_host.dtype)
             place = host.numpy()
         given = self._task.collate(samples, place)
         if len(given) != total:
