@@ -56,19 +56,19 @@ class Lump:
 
 @dataclass(slots=True)
 class Backlog:
-    """A lump of long lists, which become arrays, and are given back, piece by piece; last sample first."""
+    """A lump of long lists, which become arrays piece by piece; `dealt` samples have."""
 
     ids: list[int]
     indices: list[int]
     issued_ns: int
+    dealt: int = 0
 
     def piece(self) -> Lump:
-        """The oldest samples."""
-        ids, indices = self.ids[-PIECE:], self.indices[-PIECE:]
-        del self.ids[-PIECE:], self.indices[-PIECE:]
-        ids.reverse()
-        indices.reverse()
-        return Lump(np.array(ids, np.uint64), np.array(indices, np.uint32), self.issued_ns)
+        """The oldest samples that were not dealt."""
+        piece = slice(self.dealt, self.dealt + PIECE)
+        self.dealt += PIECE
+        ids, indices = np.array(self.ids[piece], np.uint64), np.array(self.indices[piece], np.uint32)
+        return Lump(ids, indices, self.issued_ns)
 
 
 @dataclass(slots=True)
@@ -122,6 +122,8 @@ class Dispatcher:
         self.completed = 0
         self.late = 0
         self._queue: deque[Lump | Backlog] = deque()
+        # Millions of integers, which would all be freed at once while the last samples wait to be dealt.
+        self._kept: list[Backlog] = []
         self._flights: dict[int, Flight] = {}
         self._next_frame = 1
         self._live = len(self.seats)
@@ -143,12 +145,11 @@ class Dispatcher:
     # -- events ----------------------------------------------------------------------------------------------
 
     def issue(self, lump: Lump) -> None:
-        """Take a lump of samples from LoadGen; long lists of it are used up."""
+        """Take a lump of samples from LoadGen."""
         n, ids, indices = len(lump.ids), lump.ids, lump.indices
         if n > PIECE and isinstance(ids, list) and isinstance(indices, list):
-            ids.reverse()
-            indices.reverse()
-            self._queue.append(Backlog(ids, indices, lump.issued_ns))
+            self._kept.append(Backlog(ids, indices, lump.issued_ns))
+            self._queue.append(self._kept[-1])
         elif n > ARRAY_FROM and not isinstance(ids, np.ndarray):
             self._queue.append(Lump(np.array(ids, np.uint64), np.array(indices, np.uint32), lump.issued_ns))
         else:
@@ -277,12 +278,12 @@ class Dispatcher:
         indices: list[Ids] = []
         while n:
             lump = queue[0]
-            size = len(lump.ids)
             if isinstance(lump, Backlog):
-                if size <= PIECE:
+                if lump.dealt + PIECE >= len(lump.ids):
                     queue.popleft()
                 queue.appendleft(lump.piece())
                 continue
+            size = len(lump.ids)
             if size <= n:
                 queue.popleft()
                 ids.append(lump.ids)

@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from orchestrator.dispatch import PIECE, Completion, Dispatcher, Lump, NoWorkers, PeerFault, Send
+from orchestrator.dispatch import PIECE, Backlog, Completion, Dispatcher, Lump, NoWorkers, PeerFault, Send
 from orchestrator.pace import Pace
 from workers.protocol import Answer, Responses, Segment
 
@@ -138,7 +138,17 @@ def test_a_large_lump_is_dealt_like_a_small_one() -> None:
     assert sorted(answered) == list(range(20_000)) and nothing_is_left(d)
 
 
-def test_a_lump_of_many_pieces_keeps_its_order_and_its_lists_are_used_up_on_the_way() -> None:
+def test_a_lump_of_many_pieces_keeps_its_order_and_becomes_arrays_on_the_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = [0]
+    piece = Backlog.piece
+
+    def counted(self: Backlog) -> Lump:
+        made[0] += PIECE
+        return piece(self)
+
+    monkeypatch.setattr(Backlog, "piece", counted)
     d = Dispatcher([("node/0", paced(max_batch=3000))])
     n = 2 * PIECE + 7
     ids, indices = list(range(FIRST, FIRST + n)), list(range(n))
@@ -150,10 +160,10 @@ def test_a_lump_of_many_pieces_keeps_its_order_and_its_lists_are_used_up_on_the_
         for send in d.sends(0):
             order += send.indices.tolist()
             # Nobody makes more of the lists into arrays than the next frames need.
-            assert n - len(ids) - len(order) < PIECE and len(ids) == len(indices)
+            assert made[0] - len(order) < PIECE
             done = d.answer(0, answer(whole(send), width=1), MS)
             assert done is not None and (done.ids - np.uint64(FIRST)).tolist() == send.indices.tolist()
-    assert order == [*range(n, n + 5), *range(n), *range(n + 5, n + 10)] and not ids
+    assert order == [*range(n, n + 5), *range(n), *range(n + 5, n + 10)] and made[0] == 3 * PIECE
     assert nothing_is_left(d)
 
 
