@@ -1,0 +1,181 @@
+"""What value mode carries between two hosts, and on one, beside what TCP and ZeroMQ carry by themselves.
+
+The hosts are network namespaces of this machine (root and iproute2; iperf3 for TCP's row), so they share its
+cores and there is no cable: it shows what the copies and the keys cost. From the project's root:
+
+    python manifests/sizing/value_mode.py --qps 4000 --qps 12000
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
+
+from tests import two_hosts  # noqa: E402
+
+TCP_S = 3
+PIPE_S = 2.0
+PORT = 7777
+LOADGRID = [sys.executable, "-c", "from orchestrator.cli import main; main()"]
+# A bare pipe: messages of random bytes, as many as go through in the time, one way. Prints GB/s.
+PIPE = """
+import sys, time
+import numpy as np, zmq
+end, security, address, size_bytes, seconds = sys.argv[1:]
+size_bytes, seconds, context = int(size_bytes), float(seconds), zmq.Context()
+socket = context.socket(getattr(zmq, end))
+public, secret = (b"rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7", b"JTKVSB%%)wK0E.X)V>+}o?pNmC{O&4W4b!Ni{Lh6")
+if end == "PULL":
+    if security == "curve":
+        socket.curve_server, socket.curve_secretkey, socket.curve_publickey = True, secret, public
+    socket.bind(address)
+    print("ready", flush=True)
+    socket.recv()
+    began, count = time.monotonic(), 0
+    while len(socket.recv(copy=False)) == size_bytes:
+        count += 1
+    print(count * size_bytes / (time.monotonic() - began) / 1e9, flush=True)
+else:
+    if security == "curve":
+        socket.curve_serverkey = public
+        socket.curve_publickey, socket.curve_secretkey = zmq.curve_keypair()
+    socket.sndhwm = 64
+    socket.connect(address)
+    bodies = [np.random.default_rng(seed).bytes(size_bytes) for seed in range(64)]
+    socket.send(b"first")
+    until, count = time.monotonic() + seconds, 0
+    while time.monotonic() < until:
+        socket.send(bodies[count % 64], copy=False)
+        count += 1
+    socket.send(b"last")
+    socket.close(10_000)
+context.destroy(0)  # ZeroMQ lets go of the bodies before Python does
+"""
+
+
+class Hosts(two_hosts.Hosts):
+    """Two hosts; Ray has no CPUs on the first, where the driver is, so workers go to the other."""
+
+    def _start_ray(self, host: two_hosts.Host, options: list[str], wait: bool) -> None:
+        cpus = 0 if host is self.hosts[0] else max(os.cpu_count() or 2, 8)
+        super()._start_ray(host, [*options, "--num-cpus", str(cpus)], wait)
+
+    def tcp(self, size_bytes: int) -> float | None:
+        """GB/s of one TCP connection by iperf3; None where it is not installed."""
+        if shutil.which("iperf3") is None:
+            return None
+        first, second = self.hosts
+        server = self.run_in(second, ["iperf3", "-s", "-1", "--forceflush"])
+        assert server.stdout is not None
+        while "listening" not in server.stdout.readline():
+            if server.poll() is not None:
+                raise two_hosts.HarnessError("iperf3 did not start")
+        told = self.output_of(
+            first, ["iperf3", "-c", second.address, "-t", str(TCP_S), "-l", str(size_bytes), "-J"]
+        )
+        server.communicate()
+        return float(json.loads(told)["end"]["sum_received"]["bits_per_second"]) / 8e9
+
+    def pipe(self, security: str, size_bytes: int) -> float:
+        """GB/s of one bare ZeroMQ pipe."""
+        first, second = self.hosts
+        rest = [security, f"tcp://{second.address}:{PORT}", str(size_bytes), str(PIPE_S)]
+        pull = self.run_in(second, [sys.executable, "-c", PIPE, "PULL", *rest])
+        assert pull.stdout is not None
+        pull.stdout.readline()
+        self.output_of(first, [sys.executable, "-c", PIPE, "PUSH", *rest])
+        return float(pull.communicate(timeout=30)[0])
+
+    def loadgrid(self, options: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """The lines of `loadgrid bench null` on the first host."""
+        command = [*LOADGRID, "bench", "null", *options, "--json"]
+        process = self.run_in(self.hosts[0], command, {"TMPDIR": str(self.folder)})
+        out, err = process.communicate()
+        if process.returncode not in (0, 1):  # VALID, INVALID
+            raise two_hosts.HarnessError(f"loadgrid bench null exited {process.returncode}: {err[-500:]}")
+        yield from (json.loads(line) for line in out.splitlines() if line.startswith("{"))
+
+
+def bare(hosts: Hosts, chosen: argparse.Namespace) -> dict[str, list[float]]:
+    """GB/s without LoadGrid."""
+    found = {f"one ZeroMQ pipe, {s}": [hosts.pipe(s, chosen.payload_bytes)] for s in chosen.security}
+    tcp = hosts.tcp(chosen.payload_bytes)
+    return found if tcp is None else {"one TCP connection (iperf3)": [tcp], **found}
+
+
+# Where the workers are: options of `loadgrid bench null`.
+PLACES = {"two hosts": ["--num-cpus", "1", "--address", "{cluster}"], "one host": ["--address", "local"]}
+
+
+def through_loadgrid(hosts: Hosts, chosen: argparse.Namespace, places: dict[str, list[str]]) -> None:
+    """Print a row of each place, security and rate."""
+    size, seconds = str(chosen.payload_bytes), str(chosen.seconds)
+    shared = ["--payload-bytes", size, "--workers", str(chosen.workers), "--duration-s", seconds]
+    rates = [word for qps in chosen.qps for word in ("--qps", str(qps))]
+    for place, options in places.items():
+        where = [word.format(cluster=hosts.ray_address) for word in options]
+        for security in chosen.security:
+            for row in hosts.loadgrid([*shared, *rates, *where, "--security", security]):
+                verdict = "VALID" if row["valid"] else "INVALID"
+                print(
+                    f"{place:10} {security:6} {row['offered_qps']:>9,.0f}/s offered {verdict:8}"
+                    f"{row['completed_qps']:>9,.0f}/s {row['gigabytes_per_s']:7.3f} GB/s"
+                    f"  p50 {row['p50_ms']:.4g}, p99 {row['p99_ms']:.4g} ms  {' '.join(row['nodes'])}",
+                    flush=True,
+                )
+
+
+def rate(word: str) -> float:
+    """An offered rate."""
+    if float(word) < 1:
+        raise argparse.ArgumentTypeError(f"a rate of {word} a second is less than 1")
+    return float(word)
+
+
+def main() -> None:
+    """Bare, through LoadGrid, and bare again: what else the machine does shows in the difference."""
+    arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    arguments.add_argument(
+        "--qps", type=rate, action="append", help="offered queries/s, of 2,000; several times"
+    )
+    arguments.add_argument(
+        "--security", action="append", choices=["none", "curve"], help="both, if not given"
+    )
+    arguments.add_argument("--payload-bytes", type=int, default=150_000)
+    arguments.add_argument("--workers", type=int, default=2)
+    arguments.add_argument("--seconds", type=float, default=4.0, help="of each test")
+    chosen = arguments.parse_args()
+    chosen.qps, chosen.security = chosen.qps or [2000.0], chosen.security or ["none", "curve"]
+    if fault := two_hosts.why_not():
+        sys.exit(fault)
+    two_hosts.remove_leftovers()
+    hosts = Hosts(2, secrets.token_hex(16))
+    try:
+        hosts.lay_cables()
+        before = bare(hosts, chosen)
+        hosts.form_cluster()
+        hosts.wait_for_nodes(2)
+        through_loadgrid(hosts, chosen, PLACES)
+        after = bare(hosts, chosen)
+    except (two_hosts.HarnessError, subprocess.TimeoutExpired) as error:
+        sys.exit(str(error))
+    finally:
+        hosts.remove()
+    for name, found in before.items():
+        both = [*found, *after[name]]
+        print(f"{name}: {median(both):.2f} GB/s ({', '.join(f'{one:.2f}' for one in both)})")
+
+
+if __name__ == "__main__":
+    main()
