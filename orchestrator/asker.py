@@ -14,7 +14,7 @@ from orchestrator.loadgen import Callbacks, LoadGen, ResponsePool, file_sha256
 from orchestrator.metronome import Metronome
 from orchestrator.old_logs import generator_sha256
 from orchestrator.order import TestOrder
-from orchestrator.room import room_for_query
+from orchestrator.room import Room, room_for_query
 from orchestrator.settings import offline_samples_per_query
 
 # What says how many samples an Offline query has (settings.offline_samples_per_query).
@@ -38,8 +38,8 @@ class Asker(Protocol):
 
 
 def has_one_query(order: TestOrder) -> bool:
-    """Whether all samples come at once: Offline. The workers' own memory is not this process's."""
-    return order.scenario == "Offline" and order.test == "performance" and order.local is None
+    """Whether all samples come at once."""
+    return order.scenario == "Offline" and order.test == "performance"
 
 
 class OfficialAsker:
@@ -50,7 +50,7 @@ class OfficialAsker:
         self._loadgen = LoadGen(Path(order.loadgen_path) if order.loadgen_path else None)
         self._pool = ResponsePool(self._loadgen.module)
         self._settings: Any = None
-        self._kept: list[int] = []
+        self._room: Room | None = None
         self.complete = self._pool.complete  # not a method of ours: it is called for every frame
 
     def settle(self) -> None:
@@ -65,16 +65,19 @@ class OfficialAsker:
         o = self._order
         if has_one_query(o):
             asked = {name: getattr(self._settings, name) for name in OFFLINE_SIZE}
-            self._kept = room_for_query(offline_samples_per_query(asked, o.performance_count))
+            samples = offline_samples_per_query(asked, o.performance_count)
+            # Workers in this process have large pieces of their own, which malloc() should give back.
+            self._room = room_for_query(samples, copies=o.local is None)
         self._loadgen.run(self._settings, callbacks, o.sample_count, o.performance_count, out_dir)
 
     def facts(self) -> dict[str, Any]:
         """Which module it was."""
-        module = self._loadgen.module
+        module, room = self._loadgen.module, self._room
         return {
             "loadgen_sha256": file_sha256(module),
             "loadgen_file": Path(str(module.__file__)).name,
             "completion": "scatter" if self._pool.scattered else "attributes",
+            "room": None if room is None else {"samples": room.samples, "copies": room.copies},
         }
 
 

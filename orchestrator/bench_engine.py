@@ -66,7 +66,8 @@ FIELDS = {
     "ratio_highest": "the highest of the rounds' ratios",
     "loadgen_share": "share of a test in which LoadGen worked alone, before its query came or after the last "
     "answer, median; null: not known",
-    "idle_share": "share of a test in which LoadGen waited and the engine had nothing, median; null as above",
+    "idle_share": "share of a test in which LoadGen waited and the engine had nothing, median; null: not "
+    "known. In the rest a slot of the engine worked, or several",
     "remark": f"said when the rounds' ratios lie more than {MOST_SPREAD:.0%} apart; else null",
     "rows_per_sample": "tokens, pairs or audio samples in a sample, mean; null: samples are all alike",
     "rows_per_s_bare": "rows a second in the bare loop; null as above",
@@ -131,7 +132,7 @@ class Round:
 
     @property
     def shares(self) -> tuple[float, float] | None:
-        """The test's shares in which (LoadGen, nobody) worked; in the rest the engine did."""
+        """The test's shares in which (LoadGen, nobody) worked; in the rest slots of the engine did."""
         known, test_s = idle_and_tail(self.record), self.replay["samples"] / self.loadgrid
         if known is None:
             return None

@@ -134,7 +134,7 @@ def _refuse_to_replace(manifest: Manifest, place: Path, method: Method, compare:
 
 
 def _hold_against_fp32(manifest: Manifest, place: Path, listing: Path | None, count: int) -> None:
-    """Compare the scales that are there on `count` samples that they were not made from; writes nothing."""
+    """Compare the scales that are there on `count` samples that they were not made from; the file stays."""
     assert isinstance(manifest.backend, TorchBackend)
     try:
         scales, sha256 = named_scales(manifest.backend, str(place))
@@ -151,7 +151,7 @@ def _hold_against_fp32(manifest: Manifest, place: Path, listing: Path | None, co
     told = scales.model_copy(update={"agreement": agreement})
     terminal.print(Text(f"{manifest.name}: scales of {scales.model}, as they are", style="bold"))
     terminal.print(facts_grid(_told(manifest, place, told)))
-    terminal.print("Nothing was calibrated, nothing was written: the file is as it was.\n")
+    terminal.print("Nothing was calibrated: the file is as it was.\n")
     if manifest.backend.scales_sha256 is None:
         _tell_sha256(terminal, sha256)
 
@@ -224,7 +224,9 @@ def _told(manifest: Manifest, place: Path, scales: Scales) -> list[tuple[str, Te
         made += "for the open division only"
     rows = [("file", str(place)), ("weights", scales.weights), ("made from", made), ("method", scales.method)]
     if told := scales.agreement:
-        same = f"the same best answer for {told['top1']:.2%} of {told['samples']:,.0f} other samples"
+        known = samples.generated or samples.list_sha256 is not None
+        which = "other samples" if known else "samples, which may be those it was made from"
+        same = f"the same best answer for {told['top1']:.2%} of {told['samples']:,.0f} {which}"
         little = "; of seeded weights this says little" if scales.weights == "seeded" else ""
         rows.append(("against fp32", f"{same}; cosine of the scores {told['cosine']:.4f}{little}"))
     return [(name, Text(text, overflow="fold")) for name, text in rows]

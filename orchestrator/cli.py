@@ -49,7 +49,7 @@ from orchestrator.manifest import (
     manifest_files,
     manifest_schema,
 )
-from orchestrator.paths import write_json
+from orchestrator.paths import json_bytes, write_output
 from orchestrator.plan import PlanError
 from orchestrator.preflight import check_files, check_names, check_scales, why_not_writable
 from orchestrator.prepare import check_digest, prepare, same_data
@@ -238,7 +238,7 @@ def schema_command(
     if out is None:
         typer.echo(json.dumps(manifest_schema(), indent=2))
     else:
-        write_json(out, manifest_schema())
+        write_output(out, json_bytes(manifest_schema()))
 
 
 @app.callback(invoke_without_command=True)

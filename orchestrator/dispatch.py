@@ -122,8 +122,9 @@ class Dispatcher:
         self.completed = 0
         self.late = 0
         self._queue: deque[Lump | Backlog] = deque()
-        # Millions of integers, which would all be freed at once while the last samples wait to be dealt.
-        self._kept: list[Backlog] = []
+        # The first and in Offline only query's millions of integers would all be freed at once, while the
+        # last samples wait to be dealt.
+        self._kept: Backlog | None = None
         self._flights: dict[int, Flight] = {}
         self._next_frame = 1
         self._live = len(self.seats)
@@ -148,8 +149,9 @@ class Dispatcher:
         """Take a lump of samples from LoadGen."""
         n, ids, indices = len(lump.ids), lump.ids, lump.indices
         if n > PIECE and isinstance(ids, list) and isinstance(indices, list):
-            self._kept.append(Backlog(ids, indices, lump.issued_ns))
-            self._queue.append(self._kept[-1])
+            backlog = Backlog(ids, indices, lump.issued_ns)
+            self._kept = None if self.issued else backlog
+            self._queue.append(backlog)
         elif n > ARRAY_FROM and not isinstance(ids, np.ndarray):
             self._queue.append(Lump(np.array(ids, np.uint64), np.array(indices, np.uint32), lump.issued_ns))
         else:

@@ -49,6 +49,7 @@ FROM_RESULT = (
     "cpu_share",
     "issue_lateness",
     "completion",
+    "room",
     "max_rss_bytes",
     "rss_growth_bytes",
     "foreign_answers",

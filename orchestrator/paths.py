@@ -103,6 +103,9 @@ class RunPaths:
         return TestPaths(self.root / name)
 
 
+STREAMS = (Path("/dev/stdout"), Path("/dev/stderr"))
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file of a run's folder, as replacing() does."""
     with replacing(path) as file:
@@ -131,13 +134,17 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 def write_output(path: Path, data: bytes) -> None:
     """Write where a person said, whole or not at all: a link that they made stays, its target is written.
 
-    Into a pipe or a device (/dev/stdout, /dev/null) the data goes as it is: neither is ever replaced.
+    Into a pipe or a device (/dev/null) the data goes as it is, and to the end of what standard output is
+    (/dev/stdout): none of them is ever replaced.
     """
+    if path in STREAMS:
+        with open(path, "ab") as stream:
+            stream.write(data)
+        return
     mode = None
     with contextlib.suppress(FileNotFoundError):
-        mode = os.stat(
-            path
-        ).st_mode  # OSError too where the kernel follows no such link, which we then do not
+        # OSError too where the kernel follows no such link, which we then do not
+        mode = os.stat(path).st_mode
     if mode is None or stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         write_atomically(path.resolve() if path.is_symlink() else path, data)
         return
@@ -189,4 +196,9 @@ def sync(path: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON for people, whole or not at all."""
-    write_atomically(path, json.dumps(value, indent=2).encode() + b"\n")
+    write_atomically(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """JSON for people."""
+    return json.dumps(value, indent=2).encode() + b"\n"

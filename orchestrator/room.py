@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+from dataclasses import dataclass
 
 from orchestrator.machine import available_memory_bytes
 
@@ -36,17 +37,27 @@ def share_memory() -> None:
     _mallopt(M_ARENA_MAX, 1)
 
 
-def room_for_query(samples: int) -> list[int]:
-    """Let this process have the memory of a query of so many samples, as long as what is returned is kept.
+@dataclass(frozen=True)
+class Room:
+    """Memory of a query of `samples` samples; of its integers as long as this is kept."""
 
-    A quarter of what the machine has available, at most. To be called by a thread that began after
-    `share_memory`. What malloc() is given from now on it keeps.
+    samples: int
+    copies: bool
+    kept: list[int]
+
+
+def room_for_query(samples: int, copies: bool) -> Room:
+    """Let this process have the memory of a query of so many samples, its copies too if there are many.
+
+    A quarter of what the machine has available, at most. With copies: to be called by a thread that began
+    after `share_memory`; what malloc() is given from now on it keeps.
     """
     fitting = min(samples, (available_memory_bytes() or 0) // SHARE_OF_MEMORY // SAMPLE_BYTES)
-    if samples >= FEWEST_SAMPLES and fitting:
-        _room_for_copies(fitting * COPIES_BYTES)
+    copies &= samples >= FEWEST_SAMPLES and fitting > 0
+    copies = copies and _room_for_copies(fitting * COPIES_BYTES)
     first = 1 << 32
-    return list(range(first, first + INTEGERS_PER_SAMPLE * fitting))[::KEPT_EVERY]
+    kept = list(range(first, first + INTEGERS_PER_SAMPLE * fitting))[::KEPT_EVERY]
+    return Room(fitting, copies, kept)
 
 
 def _mallopt(name: int, value: int) -> bool:
@@ -56,13 +67,15 @@ def _mallopt(name: int, value: int) -> bool:
     return False
 
 
-def _room_for_copies(size_bytes: int) -> None:
+def _room_for_copies(size_bytes: int) -> bool:
     """Touch so much of malloc()'s memory, and have it kept: else large pieces go back at every free()."""
     if not (_mallopt(M_MMAP_MAX, 0) and _mallopt(M_TRIM_THRESHOLD, -1)):
-        return
+        return False
     libc = ctypes.CDLL(None)
     malloc, free = libc.malloc, libc.free
     malloc.restype, malloc.argtypes, free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
-    if place := malloc(size_bytes):
+    place = malloc(size_bytes)
+    if place:
         ctypes.memset(place, 1, size_bytes)
         free(place)
+    return bool(place)

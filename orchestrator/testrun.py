@@ -322,7 +322,7 @@ def main() -> None:
         os._exit(4)
     order = TestOrder.model_validate(message)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    if has_one_query(order):
+    if has_one_query(order) and order.local is None:
         share_memory()
     threading.Thread(target=_leave_with_driver, args=(channel.sock,), name="driver", daemon=True).start()
     try:

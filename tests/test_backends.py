@@ -181,7 +181,7 @@ def test_a_slot_that_does_not_end_is_told_of_once(
     slot.let_go.set()
     monkeypatch.setattr(slots, "JOIN_TIMEOUT_S", 5.0)
     backend.close()
-    assert backend.fd() == -1 and not capfd.readouterr().err
+    assert backend.fd() is None and not capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

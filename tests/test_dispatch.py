@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -138,6 +139,10 @@ def test_a_large_lump_is_dealt_like_a_small_one() -> None:
     assert sorted(answered) == list(range(20_000)) and nothing_is_left(d)
 
 
+class Ended(list[int]):
+    """A list of which we hear when nobody holds it any more."""
+
+
 def test_a_lump_of_many_pieces_keeps_its_order_and_becomes_arrays_on_the_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -165,6 +170,20 @@ def test_a_lump_of_many_pieces_keeps_its_order_and_becomes_arrays_on_the_way(
             assert done is not None and (done.ids - np.uint64(FIRST)).tolist() == send.indices.tolist()
     assert order == [*range(n, n + 5), *range(n), *range(n + 5, n + 10)] and made[0] == 3 * PIECE
     assert nothing_is_left(d)
+
+
+def test_a_later_query_of_many_pieces_is_not_kept() -> None:
+    d = Dispatcher([("node/0", paced(max_batch=3000))])
+    for first in range(0, 3 * (PIECE + 1), PIECE + 1):
+        lists = Ended(range(first, first + PIECE + 1)), Ended(range(PIECE + 1))
+        held = [weakref.ref(one) for one in lists]
+        d.issue(Lump(*lists, 0))
+        del lists
+        while d.outstanding:
+            for send in d.sends(0):
+                d.answer(0, answer(whole(send), width=1), MS)
+        # The first is: an Offline test has no other, and to free it takes long.
+        assert [one() is not None for one in held] == [first == 0] * 2
 
 
 def test_what_a_loss_moves_goes_before_the_rest_of_a_lump_of_many_pieces() -> None:

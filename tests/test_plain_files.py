@@ -7,6 +7,8 @@ import os
 import secrets
 import shutil
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -117,6 +119,28 @@ def test_a_pipe_and_what_stdout_may_be_are_written_into_and_stay(tmp_path: Path)
     with open(source, "rb") as file:
         assert file.read() == b"table"
     assert stdout.is_symlink() and sorted(os.listdir(tmp_path)) == ["pipe", "stdout"]
+
+
+def test_what_goes_to_a_redirected_stdout_comes_after_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "all.txt").write_text("before\n")
+    write = "from pathlib import Path; from orchestrator.paths import write_output; "
+    write += "write_output(Path('/dev/stdout'), b'table')"
+    with open(tmp_path / "all.txt", "ab") as file:
+        subprocess.run([sys.executable, "-c", write], stdout=file, check=True)
+    assert (tmp_path / "all.txt").read_text() == "before\ntable"
+
+
+def test_the_schema_goes_through_a_persons_link_and_replaces_no_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kept.json").write_text("{}")
+    (tmp_path / "link.json").symlink_to("kept.json")
+    CliRunner().invoke(app, ["schema", "--out", "link.json"])
+    assert (tmp_path / "link.json").is_symlink() and (tmp_path / "kept.json").stat().st_size > 100
+    (tmp_path / "null").symlink_to("/dev/null")
+    CliRunner().invoke(app, ["schema", "--out", "null"])
+    assert (tmp_path / "null").is_symlink() and stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
 
 def test_a_persons_own_link_stays_and_its_target_is_written(tmp_path: Path) -> None:

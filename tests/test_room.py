@@ -18,12 +18,12 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 def test():
-    kept = room_for_query(500_000) if wanted else []
+    room = room_for_query(500_000, copies=True) if wanted else None
     before = faults()
     integers = np.arange(1 << 40, (1 << 40) + 2 * 500_000).tolist()
     of_integers = faults() - before
     copies = [np.full(500_000, 1) for _ in range(8)]
-    print(len(kept), of_integers, faults() - before - of_integers)
+    print(len(room.kept) if room else 0, of_integers, faults() - before - of_integers)
 
 if wanted := sys.argv[1] == "wanted":
     share_memory()

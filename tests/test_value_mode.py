@@ -23,17 +23,17 @@ def script() -> Any:
 
 
 @pytest.mark.parametrize("security", ["none", "curve"])
-def test_a_bare_pipe_carries_something_between_the_hosts(
+def test_bare_pipes_carry_something_between_the_hosts(
     two_hosts: lan.Hosts, script: Any, security: str
 ) -> None:
-    assert 0.005 < script.Hosts.pipe(two_hosts, security, 150_000) < 50
+    assert 0.005 < script.Hosts.pipes(two_hosts, security, 150_000, 2) < 50
 
 
 def test_a_test_between_the_hosts_is_a_row(
     two_hosts: lan.Hosts, script: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     two_hosts.loadgrid = lambda options: script.Hosts.loadgrid(two_hosts, options)  # type: ignore[attr-defined]
-    chosen = SimpleNamespace(payload_bytes=150_000, seconds=0.5, workers=1, qps=[100.0], security=["curve"])
+    chosen = SimpleNamespace(payload_bytes=150_000, seconds=0.5, workers=1, qps=[100], security=["curve"])
     script.through_loadgrid(two_hosts, chosen, {"two hosts": script.PLACES["two hosts"]})
     (row,) = capsys.readouterr().out.splitlines()
     assert row.startswith("two hosts  curve        100/s offered") and "GB/s" in row
@@ -42,5 +42,5 @@ def test_a_test_between_the_hosts_is_a_row(
 
 def test_a_wrong_rate_is_told_in_a_line() -> None:
     done = subprocess.run([sys.executable, SCRIPT, "--qps", "0"], capture_output=True, text=True)
-    assert done.returncode == 2 and "--qps: a rate of 0 a second" in done.stderr
+    assert done.returncode == 2 and "--qps: 0 is less than 1" in done.stderr
     assert "Traceback" not in done.stderr

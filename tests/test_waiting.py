@@ -56,6 +56,13 @@ def test_who_rings_is_named_and_nobody_else(bells: list[int]) -> None:
     assert wait_readable(bells, SECOND_NS) == bells[1:]
 
 
+def test_a_closed_descriptor_is_an_error_and_not_readable(bells: list[int]) -> None:
+    closed = bells.pop()
+    os.close(closed)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        wait_readable([*bells, closed], SECOND_NS)
+
+
 def test_a_wait_ends_with_its_time_and_not_with_the_next_millisecond(bells: list[int]) -> None:
     waits = [timed(bells, 200_000) for _ in range(200)]
     assert all(found == [] and took_ns >= 200_000 for found, took_ns in waits)

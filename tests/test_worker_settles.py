@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import threading
 import time
@@ -47,6 +48,11 @@ class Plan:
     read: list[bytes] = field(default_factory=list)  # what the slow batch found in memory at its very end
 
 
+def shows_the_first_sign(samples: Sequence[memoryview]) -> None:
+    """An exception whose frame has the samples."""
+    raise ValueError(f"the first sign, in {len(samples)} samples")
+
+
 class PlannedSlot:
     """Answers each sample with its first byte, LARGE_BYTES times."""
 
@@ -62,9 +68,9 @@ class PlannedSlot:
         plan, n = self._plan, len(samples)
         if n == plan.fails:
             try:
-                raise ValueError("the first sign")
-            except ValueError as error:
-                raise RuntimeError("device fault") from error
+                shows_the_first_sign(samples)
+            except ValueError:
+                raise RuntimeError("device fault") from OSError("its cause")
         if n == plan.slow:
             plan.entered.set()
             plan.let_go.wait(TIME_BUDGET_S)
@@ -95,7 +101,7 @@ def backend(plan: Plan) -> Iterator[SlotBackend]:
     yield made
     plan.let_go.set()
     made.close()
-    assert made.fd() == -1  # every slot has ended
+    assert made.fd() is None  # every slot has ended
 
 
 def given(value: int, count: int) -> list[memoryview]:
@@ -164,6 +170,19 @@ def test_a_batch_that_does_not_end_is_told_of_and_the_loop_ends_without_it(
     assert "LOADED" in str(served.end()) and served.worker.left == 1
     told = "w0: 1 of its batches is still in the engine after 0.05 s, and waited for no longer\n"
     assert capfd.readouterr().err == told
+
+
+def test_a_batch_that_does_not_end_counts_also_where_nobody_can_be_told(
+    plan: Plan, backend: SlotBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend.submit(Batch(np.zeros(1, np.int64), given(1, 1), None))
+    assert plan.entered.wait(5)
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stderr", full)
+        assert settle(backend, "w0", 1_000_000) == 1
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
 
 
 def test_an_engine_that_failed_is_waited_for_and_fails_the_next_test_too(
@@ -270,7 +289,7 @@ def test_a_host_that_closes_waits_for_the_batch_first(opened: WorkerHost, plan: 
     link.send(0, control(Kind.LOADED, EPOCH))
     threading.Timer(0.7, plan.let_go.set).start()
     opened.close()
-    assert memory_was_open == [True] and not memory._open and engine.fd() == -1
+    assert memory_was_open == [True] and not memory._open and engine.fd() is None
 
 
 def test_a_host_closes_although_a_batch_does_not_end_and_says_so(

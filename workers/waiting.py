@@ -47,4 +47,6 @@ def _ppoll(fds: Sequence[int], timeout_ns: int) -> list[int]:
         if code == errno.EINTR:
             return []  # a signal: whoever waits looks up now and then anyway
         raise OSError(code, os.strerror(code))
+    if any(one.found & select.POLLNVAL for one in waited):
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))  # as select()
     return [one.fd for one in waited if one.found]

@@ -28,7 +28,7 @@ TCP_S = 3
 PIPE_S = 2.0
 PORT = 7777
 LOADGRID = [sys.executable, "-c", "from orchestrator.cli import main; main()"]
-# A bare pipe: messages of random bytes, as many as go through in the time, one way. Prints GB/s.
+# A bare pipe: messages of random bytes, as many as go through in the time, an empty one last. Prints GB/s.
 PIPE = """
 import sys, time
 import numpy as np, zmq
@@ -43,7 +43,7 @@ if end == "PULL":
     print("ready", flush=True)
     socket.recv()
     began, count = time.monotonic(), 0
-    while len(socket.recv(copy=False)) == size_bytes:
+    while len(socket.recv(copy=False)):
         count += 1
     print(count * size_bytes / (time.monotonic() - began) / 1e9, flush=True)
 else:
@@ -58,7 +58,7 @@ else:
     while time.monotonic() < until:
         socket.send(bodies[count % 64], copy=False)
         count += 1
-    socket.send(b"last")
+    socket.send(b"")
     socket.close(10_000)
 context.destroy(0)  # ZeroMQ lets go of the bodies before Python does
 """
@@ -87,15 +87,28 @@ class Hosts(two_hosts.Hosts):
         server.communicate()
         return float(json.loads(told)["end"]["sum_received"]["bits_per_second"]) / 8e9
 
-    def pipe(self, security: str, size_bytes: int) -> float:
-        """GB/s of one bare ZeroMQ pipe."""
+    def pipes(self, security: str, size_bytes: int, count: int) -> float:
+        """GB/s of so many bare ZeroMQ pipes at once."""
         first, second = self.hosts
-        rest = [security, f"tcp://{second.address}:{PORT}", str(size_bytes), str(PIPE_S)]
-        pull = self.run_in(second, [sys.executable, "-c", PIPE, "PULL", *rest])
-        assert pull.stdout is not None
-        pull.stdout.readline()
-        self.output_of(first, [sys.executable, "-c", PIPE, "PUSH", *rest])
-        return float(pull.communicate(timeout=30)[0])
+        ends: list[subprocess.Popen[str]] = []
+        for place, end in ((second, "PULL"), (first, "PUSH")):
+            for port in range(PORT, PORT + count):
+                rest = [security, f"tcp://{second.address}:{port}", str(size_bytes), str(PIPE_S)]
+                ends.append(self.run_in(place, [sys.executable, "-c", PIPE, end, *rest]))
+            if end == "PULL":
+                ready = [pull.stdout.readline() for pull in ends if pull.stdout]
+        try:
+            told = [end.communicate(timeout=PIPE_S + 30) for end in ends]
+        except subprocess.TimeoutExpired:
+            raise two_hosts.HarnessError(
+                f"the pipes did not end; {sum(map(bool, ready))} had begun"
+            ) from None
+        finally:
+            for end in ends:
+                end.kill()
+        if any(end.returncode for end in ends):
+            raise two_hosts.HarnessError(next(err[-500:] for _, err in told if err))
+        return sum(float(out) for out, _ in told[:count])
 
     def loadgrid(self, options: Sequence[str]) -> Iterator[dict[str, Any]]:
         """The lines of `loadgrid bench null` on the first host."""
@@ -109,8 +122,9 @@ class Hosts(two_hosts.Hosts):
 
 def bare(hosts: Hosts, chosen: argparse.Namespace) -> dict[str, list[float]]:
     """GB/s without LoadGrid."""
-    found = {f"one ZeroMQ pipe, {s}": [hosts.pipe(s, chosen.payload_bytes)] for s in chosen.security}
-    tcp = hosts.tcp(chosen.payload_bytes)
+    size, count = chosen.payload_bytes, chosen.workers
+    found = {f"{count} bare ZeroMQ pipes, {s}": [hosts.pipes(s, size, count)] for s in chosen.security}
+    tcp = hosts.tcp(size)
     return found if tcp is None else {"one TCP connection (iperf3)": [tcp], **found}
 
 
@@ -136,27 +150,27 @@ def through_loadgrid(hosts: Hosts, chosen: argparse.Namespace, places: dict[str,
                 )
 
 
-def rate(word: str) -> float:
-    """An offered rate."""
-    if float(word) < 1:
-        raise argparse.ArgumentTypeError(f"a rate of {word} a second is less than 1")
-    return float(word)
+def whole_number(word: str) -> int:
+    """A whole number from 1."""
+    if int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word} is less than 1")
+    return int(word)
 
 
 def main() -> None:
     """Bare, through LoadGrid, and bare again: what else the machine does shows in the difference."""
     arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     arguments.add_argument(
-        "--qps", type=rate, action="append", help="offered queries/s, of 2,000; several times"
+        "--qps", type=whole_number, action="append", help="offered queries/s, of 2,000; several times"
     )
     arguments.add_argument(
         "--security", action="append", choices=["none", "curve"], help="both, if not given"
     )
-    arguments.add_argument("--payload-bytes", type=int, default=150_000)
-    arguments.add_argument("--workers", type=int, default=2)
+    arguments.add_argument("--payload-bytes", type=whole_number, default=150_000)
+    arguments.add_argument("--workers", type=whole_number, default=2)
     arguments.add_argument("--seconds", type=float, default=4.0, help="of each test")
     chosen = arguments.parse_args()
-    chosen.qps, chosen.security = chosen.qps or [2000.0], chosen.security or ["none", "curve"]
+    chosen.qps, chosen.security = chosen.qps or [2000], chosen.security or ["none", "curve"]
     if fault := two_hosts.why_not():
         sys.exit(fault)
     two_hosts.remove_leftovers()

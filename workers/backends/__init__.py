@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import sys
@@ -111,9 +112,9 @@ def settle(backend: Backend, who: str, limit_ns: int = SETTLE_NS) -> int:
         wait_readable([] if fd is None else [fd], min(done_ns, left_ns, _LOOK_NS))
     if left:
         what = f"{left} of its batches {'is' if left == 1 else 'are'} still in the engine"
-        print(
-            f"{who}: {what} after {limit_ns / 1e9:g} s, and waited for no longer", file=sys.stderr, flush=True
-        )
+        told = f"{who}: {what} after {limit_ns / 1e9:g} s, and waited for no longer"
+        with contextlib.suppress(OSError):  # nobody may read it; that they are there must be known
+            print(told, file=sys.stderr, flush=True)
     return left
 
 

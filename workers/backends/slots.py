@@ -200,7 +200,7 @@ class SlotBackend:
 
     def fd(self) -> int | None:
         """The eventfd on which slots signal."""
-        return self._fd
+        return self._fd if self._fd >= 0 else None
 
     def discard(self) -> int:
         """The slots that have not posted what their batch came to."""
@@ -232,8 +232,9 @@ class SlotBackend:
 
     def _take_in(self) -> list[_Finished]:
         # Read before the deque is drained: a slot appends first and signals then, so nothing is missed.
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._fd)
+        if self._fd >= 0:  # not closed
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._fd)
         finished: list[_Finished] = []
         while self._results:
             result = self._results.popleft()
@@ -325,11 +326,14 @@ class SlotBackend:
 def _forget_locals(error: BaseException) -> None:
     """Empty the frames that an exception and those behind it came through; their lines stay."""
     seen: list[BaseException] = []
-    following: BaseException | None = error
-    while following is not None and following not in seen:
-        traceback.clear_frames(following.__traceback__)
-        seen.append(following)
-        following = following.__cause__ or following.__context__
+    following: list[BaseException | None] = [error]
+    while following:
+        one = following.pop()
+        if one is None or one in seen:
+            continue
+        traceback.clear_frames(one.__traceback__)
+        seen.append(one)
+        following += [one.__cause__, one.__context__]
 
 
 def powers_of_two(max_batch: int) -> list[int]:
