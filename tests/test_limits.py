@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from workers.free_memory import available_memory_bytes
 from workers.limits import memory_bytes, usable_cpus
 
 TIME_BUDGET_S = 5
@@ -76,3 +77,28 @@ def test_the_lowest_limit_of_the_machine_and_the_groups_holds(
 
 def test_a_machine_without_control_groups_is_whole(tmp_path: Path) -> None:
     assert (memory_bytes(tmp_path, tmp_path), usable_cpus(tmp_path, tmp_path)) == (PHYSICAL, 8)
+
+
+def test_the_containers_limit_bounds_free_memory(tmp_path: Path) -> None:
+    group = tmp_path / "fs/cgroup"
+    group.mkdir(parents=True)
+    (tmp_path / "meminfo").write_text("MemTotal: 64000000 kB\nMemAvailable:   32000000 kB\n")
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/cgroup").write_text("0::/job/step\n")
+    assert available_memory_bytes(tmp_path, tmp_path) == 32_000_000 * 1024
+    (group / "memory.max").write_text("4000000000\n")
+    (group / "memory.current").write_text("1000000000\n")
+    assert available_memory_bytes(tmp_path, tmp_path) == 3_000_000_000
+    (group / "memory.max").write_text("max\n")
+    assert available_memory_bytes(tmp_path, tmp_path) == 32_000_000 * 1024
+    # A job's, as of Slurm, holds also where its group is not seen as the root.
+    (group / "job").mkdir()
+    (group / "job/memory.max").write_text("2000000000\n")
+    (group / "job/memory.current").write_text("500000000\n")
+    assert available_memory_bytes(tmp_path, tmp_path) == 1_500_000_000
+    (tmp_path / "self/cgroup").write_text("5:memory:/old\n")
+    (group / "memory/old").mkdir(parents=True)
+    (group / "memory/old/memory.limit_in_bytes").write_text("900000000\n")
+    (group / "memory/old/memory.usage_in_bytes").write_text("100000000\n")
+    assert available_memory_bytes(tmp_path, tmp_path) == 800_000_000
+    assert available_memory_bytes(tmp_path / "none", tmp_path) is None
