@@ -41,7 +41,7 @@ SAMPLES = 1024
 KB = 1024
 
 Workers = Annotated[int, typer.Option(min=1, max=4096, help="Worker actors.")]
-Duration = Annotated[float, typer.Option(min=0.5, help="Seconds of each test.")]
+Duration = Annotated[float, typer.Option(min=0.5, max=bench_engine.MOST_S, help="Seconds of each test.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 PayloadBytes = Annotated[
     int, typer.Option(min=0, help="0: only indices travel; else value mode with this size.")
@@ -55,7 +55,7 @@ IoThreads = Annotated[
 ]
 
 NumCpus = Annotated[
-    float, typer.Option(min=0, help="CPUs that Ray keeps for each; 0: any node, one without CPUs too.")
+    float, typer.Option(min=0, help="CPUs of a node for each, as its Ray counts them; 0: any node.")
 ]
 
 
@@ -144,6 +144,7 @@ def figures(record: Record, offered_qps: float, path: NullPath, duration_s: floa
         "offered_qps": offered_qps,
         "completed_qps": round(qps, 1),
         "valid": bool(record.result.valid),
+        "reasons": record.result.reasons,
         "p50_ms": p.get("p50"),
         "p99_ms": p.get("p99"),
         "p999_ms": p.get("p99.9"),
@@ -339,7 +340,8 @@ def _show(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
         for row in rows:
             print(json.dumps(row))
         return
-    table = Table(title=f"null model, {rows[0]['workers']} workers, {rows[0]['duration_s']:g} s a test")
+    shape = f"{rows[0]['workers']} workers, {rows[0]['duration_s']:g} s a test"
+    table = Table(title=f"null model, {shape}, limit {LIMIT_MS} ms at p99")
     shown = [key for key in COLUMNS if key != "gigabytes_per_s" or any(row["payload_bytes"] for row in rows)]
     for key in shown:
         table.add_column(COLUMNS[key], justify="right")
@@ -348,6 +350,12 @@ def _show(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
         if "inprocess" in row:
             table.add_row(*(_cell(row["inprocess"].get(key)) for key in shown), style="dim")
     Terminal().print(table)
+    for row in rows:
+        if not row["valid"]:
+            Terminal().print(
+                f"{row['offered_qps']:,.0f}/s is INVALID: {'; '.join(row['reasons'])}", style="dim"
+            )
+    Terminal().print(f"workers on {', '.join(rows[0]['nodes'])}", style="dim")
     if any("inprocess" in row for row in rows):
         Terminal().print(
             "second row: the same LoadGen test against a null model inside one process", style="dim"

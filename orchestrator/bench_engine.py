@@ -40,6 +40,7 @@ SIZING_TRIES = 5
 FIRST_BATCHES = 2
 MOST_SAMPLES = 50_000_000  # LoadGen keeps 200 bytes of each
 PATIENCE_S = 600.0
+MOST_S = 86_400.0  # of --seconds
 # Rounds of a quiet machine differ by less: beyond it a remark is made.
 MOST_SPREAD = 0.05
 LOOP_FAILED = "the test through LoadGrid finished, but the bare loop failed"
@@ -300,7 +301,7 @@ def remark(ratio: float, lowest: float, highest: float) -> str | None:
 def engine(
     manifest: Annotated[Path, typer.Argument(help="Manifest file (YAML); one of its workers is measured.")],
     seconds: Annotated[
-        float, typer.Option(min=0.1, help="About how long a test and a bare loop last.")
+        float, typer.Option(min=0.1, max=MOST_S, help="About how long a test and a bare loop last.")
     ] = 10.0,
     rounds: Annotated[int, typer.Option(min=1, max=100, help="Rounds: a test and a bare loop each.")] = 3,
     address: Annotated[str, typer.Option(help="Ray: local, auto or HOST:PORT.")] = "local",

@@ -23,7 +23,7 @@ import typer
 from rich.console import Console as Terminal
 from rich.table import Table
 
-from orchestrator.bench_engine import EngineBenchError, filling, sized, spread
+from orchestrator.bench_engine import MOST_S, EngineBenchError, filling, sized, spread
 from orchestrator.campaign import EXIT_FAILED, Session
 from orchestrator.journey import idle_and_tail
 from orchestrator.manifest import Manifest, load_manifest
@@ -55,6 +55,7 @@ FIELDS = {
     "driver_cpu": "cores that the test's process used, which hosts LoadGen, median; null: too short a test",
 }
 
+MOST_WORKERS = 4096  # as in a manifest
 WARM_UP = 0.2  # of a test's samples: long enough for every worker to answer several batches
 SHOWN = [name for name in FIELDS if name not in ("scenario", "efficiency_lowest", "efficiency_highest")]
 
@@ -253,7 +254,7 @@ class Rows:
 def scale(
     manifest: Annotated[Path, typer.Argument(help="Manifest file (YAML).")],
     workers: Annotated[str, typer.Option(help="Numbers of workers, such as 1,2,4,8.")] = "1,2",
-    seconds: Annotated[float, typer.Option(min=0.1, help="About how long a test lasts.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0.1, max=MOST_S, help="About how long a test lasts.")] = 10.0,
     rounds: Annotated[int, typer.Option(min=1, max=100, help="Rounds of all tests.")] = 3,
     qps: Annotated[
         list[float],
@@ -306,6 +307,8 @@ def numbers(text: str) -> list[int]:
         found = []
     if not found or found[0] < 1:
         raise typer.BadParameter(f"{text!r} is no list of numbers such as 1,2,4", param_hint="--workers")
+    if found[-1] > MOST_WORKERS:
+        raise typer.BadParameter(f"{found[-1]} is more than {MOST_WORKERS}", param_hint="--workers")
     return found
 
 
@@ -317,6 +320,8 @@ def _show(rows: Sequence[dict[str, Any]]) -> None:
         for row in of_it:
             table.add_row(*(_said(row, name) for name in names))
         Terminal().print(table)
+        for name in names:
+            Terminal().print(f"{name}: {FIELDS[name]}", style="dim")
 
 
 def _said(row: dict[str, Any], name: str) -> str:
