@@ -50,7 +50,7 @@ def test_null_prints_every_figure_of_both_paths_and_their_ratio(tmp_path: Path, 
         assert row["ratio"]["p99_ms"] > 0
         assert (row["workers"], row["duration_s"], row["security"]) == (2, 1, "curve")
         assert (row["payload_bytes"], row["response_bytes"]) == (0, 4)
-        assert len(row["nodes"]) == 1
+        assert len(row["nodes"]) == 1 and bool(row["reasons"]) is not row["valid"]
         assert set(row["stages_ms"]) >= {"driver_queue", "wire", "worker_queue", "compute", "return"}
 
 

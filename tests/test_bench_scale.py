@@ -203,6 +203,8 @@ def test_what_is_no_list_of_workers_is_a_usage_error(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="no list of numbers"):
         numbers(text)
     assert numbers("4,1,2,2") == [1, 2, 4]
+    with pytest.raises(typer.BadParameter, match="99999 is more than 4096"):
+        numbers("1,99999")
 
 
 def test_any_manifest_is_measured_with_ray_workers_in_performance_tests(tmp_path: Path) -> None:
