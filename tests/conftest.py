@@ -59,6 +59,11 @@ os.environ.pop("RAY_ADDRESS", None)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+def pytest_unconfigure() -> None:
+    """Also of the process that only hands tests out to others."""
+    shutil.rmtree(RAY_FOLDER, ignore_errors=True)
+
+
 def pytest_report_header() -> str:
     return f"LOADGRID_TEST_SEED={SEED}, hypothesis derandomized, LOADGRID_TEST_PATIENCE={PATIENCE:g}"
 
@@ -232,6 +237,5 @@ def nothing_is_left() -> Iterator[None]:
     eventually(lambda: not _left_running(), STRAY_LIMIT_S, every_s=0.2)
     left = _left_running()
     end_processes(left)
-    shutil.rmtree(RAY_FOLDER, ignore_errors=True)
     if left:
         pytest.fail("the tests left processes running (now ended):\n  " + "\n  ".join(left.values()))
