@@ -21,6 +21,7 @@ from orchestrator import bench_engine, bench_scale, children
 from orchestrator.campaign import EXIT_INVALID, Session
 from orchestrator.logs import read_detail
 from orchestrator.manifest import Manifest, parse_manifest
+from orchestrator.manifest_fields import MOST_WORKERS
 from orchestrator.paths import DETAIL, USER_CONF, RunPaths
 from orchestrator.peak_search import PeakSearch, Seen
 from orchestrator.plan import TestSpec, plan
@@ -40,7 +41,7 @@ SWEEP_RESOLUTION = 0.03
 SAMPLES = 1024
 KB = 1024
 
-Workers = Annotated[int, typer.Option(min=1, max=4096, help="Worker actors.")]
+Workers = Annotated[int, typer.Option(min=1, max=MOST_WORKERS, help="Worker actors.")]
 Duration = Annotated[float, typer.Option(min=0.5, max=bench_engine.MOST_S, help="Seconds of each test.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 PayloadBytes = Annotated[

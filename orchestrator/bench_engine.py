@@ -38,7 +38,7 @@ from workers.host import WorkerSpec
 SIZING_S = 1.0
 SIZING_TRIES = 5
 FIRST_BATCHES = 2
-MOST_SAMPLES = 50_000_000  # LoadGen keeps 200 bytes of each
+MOST_SAMPLES = 50_000_000  # of each the test process holds plan.BYTES_PER_OFFLINE_SAMPLE
 PATIENCE_S = 600.0
 MOST_S = 86_400.0  # of --seconds
 # Rounds of a quiet machine differ by less: beyond it a remark is made.

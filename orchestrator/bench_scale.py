@@ -27,6 +27,7 @@ from orchestrator.bench_engine import MOST_S, EngineBenchError, filling, sized, 
 from orchestrator.campaign import EXIT_FAILED, Session
 from orchestrator.journey import idle_and_tail
 from orchestrator.manifest import Manifest, load_manifest
+from orchestrator.manifest_fields import MOST_WORKERS
 from orchestrator.order import Seat
 from orchestrator.paths import RunPaths
 from orchestrator.plan import plan
@@ -55,7 +56,6 @@ FIELDS = {
     "driver_cpu": "cores that the test's process used, which hosts LoadGen, median; null: too short a test",
 }
 
-MOST_WORKERS = 4096  # as in a manifest
 WARM_UP = 0.2  # of a test's samples: long enough for every worker to answer several batches
 SHOWN = [name for name in FIELDS if name not in ("scenario", "efficiency_lowest", "efficiency_highest")]
 

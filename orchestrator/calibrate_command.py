@@ -60,7 +60,7 @@ Compare = Annotated[
     typer.Option(
         min=0,
         help="Also hold 8 bits against fp32 on so many samples that are not calibrated with. Scales that are "
-        "there already are compared as they are, and nothing is written.",
+        "there already are compared as they are, and stay.",
     ),
 ]
 
@@ -212,21 +212,20 @@ def _told(manifest: Manifest, place: Path, scales: Scales) -> list[tuple[str, Te
     """What a person wants to know; the hash is not among it, for it must not wrap."""
     samples = scales.samples
     reference = load_round(manifest.round).benchmark(manifest.benchmark).reference
-    count = f"{samples.count or 0:,}"
+    count, compared = f"{samples.count or 0:,}", "other samples"
     if samples.generated:
         made = f"{count} generated samples: for sizing, never official"
     elif samples.list_sha256 in reference.calibration_lists:
         made = f"the {count} samples of the reference's {samples.list}"
     elif samples.list_sha256 is None:
         made = "samples that the file does not name: for the open division only"
+        compared = "samples, which may be those it was made from"
     else:
         made = f"the {count} samples of {samples.list}, which is no list of the reference: "
         made += "for the open division only"
     rows = [("file", str(place)), ("weights", scales.weights), ("made from", made), ("method", scales.method)]
     if told := scales.agreement:
-        known = samples.generated or samples.list_sha256 is not None
-        which = "other samples" if known else "samples, which may be those it was made from"
-        same = f"the same best answer for {told['top1']:.2%} of {told['samples']:,.0f} {which}"
+        same = f"the same best answer for {told['top1']:.2%} of {told['samples']:,.0f} {compared}"
         little = "; of seeded weights this says little" if scales.weights == "seeded" else ""
         rows.append(("against fp32", f"{same}; cosine of the scores {told['cosine']:.4f}{little}"))
     return [(name, Text(text, overflow="fold")) for name, text in rows]

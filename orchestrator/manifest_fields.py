@@ -27,6 +27,7 @@ from orchestrator.manifest_types import (
 
 PACKAGE_PREFIX = "package:"  # a path inside an installed Python package, found where it is used
 PATH_OPTIONS = ("path", "calibration", "cases", "quantiles", "truth")  # of tasks, from the manifest's folder
+MOST_WORKERS = 4096
 HOUR_MS = 3600 * 1000.0
 SEED_WORDS = ("qsl_rng_seed", "sample_index_rng_seed", "schedule_rng_seed")
 
@@ -202,7 +203,7 @@ class WorkersSection(Section):
     count: int = Field(
         default=1,
         ge=1,
-        le=4096,
+        le=MOST_WORKERS,
         description="Workers in all; with placement per_node, workers on every node.",
     )
     placement: Literal["spread", "pack", "per_node"] = Field(

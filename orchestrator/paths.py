@@ -8,7 +8,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -113,21 +113,20 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, put: Callable[[Path, Path], object] = Path.replace) -> Iterator[BinaryIO]:
     """A new file that is put in the place of `path` whole or not at all, and outlasts a power cut.
 
     What has the name goes, be it a link or a pipe that somebody put there: nothing is written through it.
     """
-    temporary, opened = _beside(path)
+    aside, opened = _beside(path)
     try:
         with open(opened, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        put(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
     sync(path.parent)
 
 
@@ -154,16 +153,8 @@ def write_output(path: Path, data: bytes) -> None:
 
 def write_new(path: Path, data: bytes) -> None:
     """Write a file whole or not at all; FileExistsError where one is, also if another wrote it just now."""
-    aside, opened = _beside(path)
-    try:
-        with open(opened, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        _take_name(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-    sync(path.parent)
+    with replacing(path, _take_name) as file:
+        file.write(data)
 
 
 def _take_name(aside: Path, path: Path) -> None:

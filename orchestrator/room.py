@@ -53,11 +53,11 @@ def room_for_query(samples: int, copies: bool) -> Room:
     after `share_memory`; what malloc() is given from now on it keeps.
     """
     fitting = min(samples, (available_memory_bytes() or 0) // SHARE_OF_MEMORY // SAMPLE_BYTES)
-    copies &= samples >= FEWEST_SAMPLES and fitting > 0
-    copies = copies and _room_for_copies(fitting * COPIES_BYTES)
+    many = samples >= FEWEST_SAMPLES and fitting > 0
+    made = copies and many and _room_for_copies(fitting * COPIES_BYTES)
     first = 1 << 32
     kept = list(range(first, first + INTEGERS_PER_SAMPLE * fitting))[::KEPT_EVERY]
-    return Room(fitting, copies, kept)
+    return Room(fitting, made, kept)
 
 
 def _mallopt(name: int, value: int) -> bool:

@@ -26,13 +26,12 @@ def script() -> Any:
 def test_bare_pipes_carry_something_between_the_hosts(
     two_hosts: lan.Hosts, script: Any, security: str
 ) -> None:
-    assert 0.005 < script.Hosts.pipes(two_hosts, security, 150_000, 2) < 50
+    assert 0.005 < script.pipes(two_hosts, security, 150_000, 2) < 50
 
 
 def test_a_test_between_the_hosts_is_a_row(
     two_hosts: lan.Hosts, script: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    two_hosts.loadgrid = lambda options: script.Hosts.loadgrid(two_hosts, options)  # type: ignore[attr-defined]
     chosen = SimpleNamespace(payload_bytes=150_000, seconds=0.5, workers=1, qps=[100], security=["curve"])
     script.through_loadgrid(two_hosts, chosen, {"two hosts": script.PLACES["two hosts"]})
     (row,) = capsys.readouterr().out.splitlines()

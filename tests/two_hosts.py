@@ -121,6 +121,7 @@ class Host:
     address: str
     namespace: str
     env: dict[str, str]
+    ray_options: list[str] = field(default_factory=list)  # besides those of every Ray node
     ray: RayNode | None = None
     was_cut: bool = False  # since its Ray node started: a node that was cut off does not rejoin
     started: list[subprocess.Popen[str]] = field(default_factory=list)
@@ -265,7 +266,7 @@ class Hosts:
         env = {key: value for key, value in host.env.items() if key != "RAY_ADDRESS"}
         prefix = ["ip", "netns", "exec", host.namespace]
         log = self.folder / f"{host.name}.log"
-        host.ray = RayNode(["--node-ip-address", host.address, *options], env, log, prefix)
+        host.ray = RayNode(["--node-ip-address", host.address, *options, *host.ray_options], env, log, prefix)
         if wait:
             host.ray.wait_started()
 

@@ -153,26 +153,20 @@ from tests import two_hosts
 def stopped(number, frame):
     raise SystemExit(128 + number)
 
-class Hosts(two_hosts.Hosts):
-    """Hosts with GPUs."""
-
-    def _start_ray(self, host, options, wait):
-        gpus, cpus = shares[self.hosts.index(host)], max(os.cpu_count() or 2, 8)
-        super()._start_ray(host, [*options, "--num-gpus", str(gpus), "--num-cpus", str(cpus)], wait)
-
 if fault := two_hosts.why_not():
     sys.exit(fault)
 shares = [int(word) for word in sys.argv[1].split(",")]
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
     signal.signal(number, stopped)
 two_hosts.remove_leftovers()
-hosts = Hosts(len(shares), secrets.token_hex(16))
+hosts = two_hosts.Hosts(len(shares), secrets.token_hex(16))
 try:
     hosts.lay_cables()
     for number, host in enumerate(hosts.hosts):
         first = sum(shares[:number])
         host.env["CUDA_VISIBLE_DEVICES"] = ",".join(str(first + gpu) for gpu in range(shares[number]))
         host.env["RAY_memory_monitor_refresh_ms"] = "0"
+        host.ray_options = ["--num-gpus", str(shares[number]), "--num-cpus", str(max(os.cpu_count() or 2, 8))]
     hosts.form_cluster()
     print("nodes", *hosts.wait_for_nodes(len(shares)), file=sys.stderr, flush=True)
     command = [*sys.argv[2:], "--address", hosts.ray_address]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import secrets
 import shutil
 import subprocess
@@ -63,71 +62,64 @@ context.destroy(0)  # ZeroMQ lets go of the bodies before Python does
 """
 
 
-class Hosts(two_hosts.Hosts):
-    """Two hosts; Ray has no CPUs on the first, where the driver is, so workers go to the other."""
-
-    def _start_ray(self, host: two_hosts.Host, options: list[str], wait: bool) -> None:
-        cpus = 0 if host is self.hosts[0] else max(os.cpu_count() or 2, 8)
-        super()._start_ray(host, [*options, "--num-cpus", str(cpus)], wait)
-
-    def tcp(self, size_bytes: int) -> float | None:
-        """GB/s of one TCP connection by iperf3; None where it is not installed."""
-        if shutil.which("iperf3") is None:
-            return None
-        first, second = self.hosts
-        server = self.run_in(second, ["iperf3", "-s", "-1", "--forceflush"])
-        assert server.stdout is not None
-        while "listening" not in server.stdout.readline():
-            if server.poll() is not None:
-                raise two_hosts.HarnessError("iperf3 did not start")
-        told = self.output_of(
-            first, ["iperf3", "-c", second.address, "-t", str(TCP_S), "-l", str(size_bytes), "-J"]
-        )
-        server.communicate()
-        return float(json.loads(told)["end"]["sum_received"]["bits_per_second"]) / 8e9
-
-    def pipes(self, security: str, size_bytes: int, count: int) -> float:
-        """GB/s of so many bare ZeroMQ pipes at once."""
-        first, second = self.hosts
-        ends: list[subprocess.Popen[str]] = []
-        for place, end in ((second, "PULL"), (first, "PUSH")):
-            for port in range(PORT, PORT + count):
-                rest = [security, f"tcp://{second.address}:{port}", str(size_bytes), str(PIPE_S)]
-                ends.append(self.run_in(place, [sys.executable, "-c", PIPE, end, *rest]))
-            if end == "PULL":
-                ready = [pull.stdout.readline() for pull in ends if pull.stdout]
-        try:
-            told = [end.communicate(timeout=PIPE_S + 30) for end in ends]
-        except subprocess.TimeoutExpired:
-            raise two_hosts.HarnessError(
-                f"the pipes did not end; {sum(map(bool, ready))} had begun"
-            ) from None
-        finally:
-            for end in ends:
-                end.kill()
-        if any(end.returncode for end in ends):
-            raise two_hosts.HarnessError(next(err[-500:] for _, err in told if err))
-        return sum(float(out) for out, _ in told[:count])
-
-    def loadgrid(self, options: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """The lines of `loadgrid bench null` on the first host."""
-        command = [*LOADGRID, "bench", "null", *options, "--json"]
-        process = self.run_in(self.hosts[0], command, {"TMPDIR": str(self.folder)})
-        out, err = process.communicate()
-        if process.returncode not in (0, 1):  # VALID, INVALID
-            raise two_hosts.HarnessError(f"loadgrid bench null exited {process.returncode}: {err[-500:]}")
-        yield from (json.loads(line) for line in out.splitlines() if line.startswith("{"))
+def tcp(hosts: two_hosts.Hosts, size_bytes: int) -> float | None:
+    """GB/s of one TCP connection by iperf3; None where it is not installed."""
+    if shutil.which("iperf3") is None:
+        return None
+    first, second = hosts.hosts
+    server = hosts.run_in(second, ["iperf3", "-s", "-1", "--forceflush"])
+    assert server.stdout is not None
+    while "listening" not in server.stdout.readline():
+        if server.poll() is not None:
+            raise two_hosts.HarnessError("iperf3 did not start")
+    told = hosts.output_of(
+        first, ["iperf3", "-c", second.address, "-t", str(TCP_S), "-l", str(size_bytes), "-J"]
+    )
+    server.communicate()
+    return float(json.loads(told)["end"]["sum_received"]["bits_per_second"]) / 8e9
 
 
-def print_bare(hosts: Hosts, chosen: argparse.Namespace) -> None:
+def pipes(hosts: two_hosts.Hosts, security: str, size_bytes: int, count: int) -> float:
+    """GB/s of so many bare ZeroMQ pipes at once."""
+    first, second = hosts.hosts
+    ends: list[subprocess.Popen[str]] = []
+    for place, kind in ((second, "PULL"), (first, "PUSH")):
+        for port in range(PORT, PORT + count):
+            rest = [security, f"tcp://{second.address}:{port}", str(size_bytes), str(PIPE_S)]
+            ends.append(hosts.run_in(place, [sys.executable, "-c", PIPE, kind, *rest]))
+        if kind == "PULL":
+            ready = [pull.stdout.readline() for pull in ends if pull.stdout]
+    try:
+        told = [end.communicate(timeout=PIPE_S + 30) for end in ends]
+    except subprocess.TimeoutExpired:
+        raise two_hosts.HarnessError(f"the pipes did not end; {sum(map(bool, ready))} had begun") from None
+    finally:
+        for end in ends:
+            end.kill()
+    if any(end.returncode for end in ends):
+        raise two_hosts.HarnessError(next(err[-500:] for _, err in told if err))
+    return sum(float(out) for out, _ in told[:count])
+
+
+def loadgrid(hosts: two_hosts.Hosts, options: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The lines of `loadgrid bench null` on the first host."""
+    command = [*LOADGRID, "bench", "null", *options, "--json"]
+    process = hosts.run_in(hosts.hosts[0], command, {"TMPDIR": str(hosts.folder)})
+    out, err = process.communicate()
+    if process.returncode not in (0, 1):  # VALID, INVALID
+        raise two_hosts.HarnessError(f"loadgrid bench null exited {process.returncode}: {err[-500:]}")
+    yield from (json.loads(line) for line in out.splitlines() if line.startswith("{"))
+
+
+def print_bare(hosts: two_hosts.Hosts, chosen: argparse.Namespace) -> None:
     """Print GB/s without LoadGrid."""
     size, count = chosen.payload_bytes, chosen.workers
-    if tcp := hosts.tcp(size):
-        print(f"one TCP connection (iperf3): {tcp:.2f} GB/s", flush=True)
+    if carried := tcp(hosts, size):
+        print(f"one TCP connection (iperf3): {carried:.2f} GB/s", flush=True)
     else:
         print("one TCP connection: iperf3 is not installed", flush=True)
     for security in chosen.security:
-        carried = hosts.pipes(security, size, count)
+        carried = pipes(hosts, security, size, count)
         print(f"bare ZeroMQ pipes, {count}, {security}: {carried:.2f} GB/s", flush=True)
 
 
@@ -135,7 +127,9 @@ def print_bare(hosts: Hosts, chosen: argparse.Namespace) -> None:
 PLACES = {"two hosts": ["--num-cpus", "1", "--address", "{cluster}"], "one host": ["--address", "local"]}
 
 
-def through_loadgrid(hosts: Hosts, chosen: argparse.Namespace, places: dict[str, list[str]]) -> None:
+def through_loadgrid(
+    hosts: two_hosts.Hosts, chosen: argparse.Namespace, places: dict[str, list[str]]
+) -> None:
     """Print a row of each place, security and rate."""
     size, seconds = str(chosen.payload_bytes), str(chosen.seconds)
     shared = ["--payload-bytes", size, "--workers", str(chosen.workers), "--duration-s", seconds]
@@ -143,7 +137,7 @@ def through_loadgrid(hosts: Hosts, chosen: argparse.Namespace, places: dict[str,
     for place, options in places.items():
         where = [word.format(cluster=hosts.ray_address) for word in options]
         for security in chosen.security:
-            for row in hosts.loadgrid([*shared, *rates, *where, "--security", security]):
+            for row in loadgrid(hosts, [*shared, *rates, *where, "--security", security]):
                 verdict = "VALID" if row["valid"] else "INVALID"
                 print(
                     f"{place:10} {security:6} {row['offered_qps']:>9,.0f}/s offered {verdict:8}"
@@ -182,7 +176,9 @@ def main() -> None:
     if fault := two_hosts.why_not():
         sys.exit(fault)
     two_hosts.remove_leftovers()
-    hosts = Hosts(2, secrets.token_hex(16))
+    hosts = two_hosts.Hosts(2, secrets.token_hex(16))
+    # Workers go to the other host: on the first is the driver.
+    hosts.hosts[0].ray_options = ["--num-cpus", "0"]
     try:
         hosts.lay_cables()
         print_bare(hosts, chosen)
