@@ -113,7 +113,9 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, put: Callable[[Path, Path], object] = Path.replace) -> Iterator[BinaryIO]:
+def replacing(
+    path: Path, put: Callable[[Path, Path], object] = lambda aside, path: aside.replace(path)
+) -> Iterator[BinaryIO]:
     """A new file that is put in the place of `path` whole or not at all, and outlasts a power cut.
 
     What has the name goes, be it a link or a pipe that somebody put there: nothing is written through it.
