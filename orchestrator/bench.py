@@ -58,6 +58,7 @@ IoThreads = Annotated[
 NumCpus = Annotated[
     float, typer.Option(min=0, help="CPUs of a node for each, as its Ray counts them; 0: any node.")
 ]
+KeepAwake = Annotated[bool, typer.Option("--keep-awake", help="As dispatch.keep_awake, on hosts of yours.")]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class NullPath:
     max_batch: int
     io_threads: int
     num_cpus: float = 0.0
+    keep_awake: bool = False
     where: str = "ray"
 
     def manifest(self, scenario: str, qps: float, duration_s: float) -> Manifest:
@@ -96,6 +98,7 @@ class NullPath:
                 "payload": "value" if self.payload_bytes else "index",
                 "security": self.security,
                 "io_threads": self.io_threads or None,
+                "keep_awake": self.keep_awake,
             },
             "loadgen": {
                 "performance_sample_count_override": count,
@@ -157,6 +160,7 @@ def figures(record: Record, offered_qps: float, path: NullPath, duration_s: floa
         "gigabytes_per_s": round(qps * moved / 1e9, 4),
         "workers": path.workers,
         "nodes": sorted({worker.node for worker in record.workers}),
+        "kept_awake": record.driver["kept_awake"],
         "duration_s": duration_s,
         "security": path.security,
         "payload_bytes": path.payload_bytes,
@@ -227,11 +231,14 @@ def null(
     max_batch: MaxBatch = 2048,
     io_threads: IoThreads = 0,
     num_cpus: NumCpus = 0,
+    keep_awake: KeepAwake = False,
     address: AddressOption = "local",
     as_json: AsJson = False,
 ) -> None:
     """Server through Ray actors, TCP and CURVE at given rates, and LoadGen alone beside each."""
-    path = NullPath(workers, payload_bytes, response_bytes, security, max_batch, io_threads, num_cpus)
+    path = NullPath(
+        workers, payload_bytes, response_bytes, security, max_batch, io_threads, num_cpus, keep_awake
+    )
     rows = []
     with bench_folder() as folder, Bench(path, address, Path(folder), noter(as_json)) as bench:
         for rate in qps:
@@ -255,11 +262,14 @@ def sweep(
     max_batch: MaxBatch = 2048,
     io_threads: IoThreads = 0,
     num_cpus: NumCpus = 0,
+    keep_awake: KeepAwake = False,
     address: AddressOption = "local",
     as_json: AsJson = False,
 ) -> None:
     """The highest VALID rate at a 15 ms limit: by a bracket, whose upper end has two tries."""
-    path = NullPath(workers, payload_bytes, response_bytes, security, max_batch, io_threads, num_cpus)
+    path = NullPath(
+        workers, payload_bytes, response_bytes, security, max_batch, io_threads, num_cpus, keep_awake
+    )
     rows: list[dict[str, Any]] = []
     with bench_folder() as folder, Bench(path, address, Path(folder), noter(as_json)) as bench:
 

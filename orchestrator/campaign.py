@@ -269,6 +269,7 @@ class Session:
             address=d.listen or self._own_address(),
             ports=d.ports,
             io_threads=d.io_threads or IO_THREADS[d.payload],
+            keep_awake=d.keep_awake,
             on_loss=m.on_loss,
             workers=seats,
             local=local,
@@ -293,7 +294,11 @@ class Session:
         secure = self.manifest.dispatch.security == "curve"
         keys = self.fleet.keys(self.stop) if secure else dict.fromkeys(self.fleet.names, "")
         # The Network division is about the network: there every answer travels.
-        here = None if self.manifest.division == "network" else cluster.node_address()
+        own = cluster.node_address()
+        here = None if self.manifest.division == "network" else own
+        # One worker for each host; the test's own is the test's.
+        wakers = {facts[n]["node"]: n for n in reversed(keys)} if self.manifest.dispatch.keep_awake else {}
+        wakers.pop(own, None)
         return [
             Seat(
                 name=n,
@@ -302,6 +307,7 @@ class Session:
                 max_batch=facts[n]["max_batch"],
                 slots=facts[n].get("slots", 1),
                 near=facts[n]["node"] == here,
+                keeps_awake=wakers.get(facts[n]["node"]) == n,
             )
             for n, k in keys.items()
         ]

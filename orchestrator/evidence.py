@@ -54,6 +54,7 @@ FROM_RESULT = (
     "rss_growth_bytes",
     "foreign_answers",
     "response_path",
+    "kept_awake",
     "shared_answers",
 )
 

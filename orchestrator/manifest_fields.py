@@ -246,6 +246,10 @@ class DispatchSection(Section):
     io_threads: int | None = Field(
         default=None, ge=1, le=64, description="ZeroMQ threads of the test process. null: by payload."
     )
+    keep_awake: bool = Field(
+        default=False,
+        description="Keep processors of all hosts from sleeping in a test: less latency, more power.",
+    )
 
 
 class Manifest(Section):

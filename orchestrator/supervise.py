@@ -19,6 +19,7 @@ from orchestrator.course import Course
 from orchestrator.order import LEFT_TO_THE_DRIVER, Channel, TestOrder
 from orchestrator.paths import TEST_LOG
 from orchestrator.timings import Board, Folder
+from workers.awake import POLL_NS
 from workers.host import Ticket
 
 TICK_S = 0.1
@@ -175,7 +176,16 @@ class _Supervisor:
         assert self.fleet is not None
         o = self.order
         tickets = {
-            seat.name: Ticket(o.epoch, endpoint, f"W{i}", server_key, o.io_threads, seat.near)
+            seat.name: Ticket(
+                o.epoch,
+                endpoint,
+                f"W{i}",
+                server_key,
+                o.io_threads,
+                near=seat.near,
+                poll_ns=POLL_NS if o.keep_awake else 0,
+                keeps_awake=seat.keeps_awake,
+            )
             for i, seat in enumerate(o.workers)
         }
         try:

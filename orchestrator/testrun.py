@@ -35,13 +35,23 @@ from orchestrator.pace import Pace, even_warm_ups
 from orchestrator.room import share_memory
 from orchestrator.shared_answers import SharedAnswers
 from orchestrator.timings import Board, Timings
+from workers.awake import POLL_NS, Awake, AwakeError
 from workers.backends import BackendError
 from workers.host import SWITCH_INTERVAL_S, WorkerError, WorkerHost, WorkerSpec
 from workers.library import Library, LibraryError
 from workers.tasks import TaskError
 
 # Errors that are sentences for people; any other needs its type to be understood.
-SENTENCES = (ExchangeFailed, LoadGenError, LinkError, LibraryError, BackendError, WorkerError, TaskError)
+SENTENCES = (
+    ExchangeFailed,
+    LoadGenError,
+    LinkError,
+    LibraryError,
+    BackendError,
+    WorkerError,
+    TaskError,
+    AwakeError,
+)
 PHASES = ("attaching", "loading", "running", "ending")
 
 
@@ -61,6 +71,8 @@ class TestProcess:
         self.link: Link = self._open_link()
         near = [] if order.network else [i for i, seat in enumerate(self.seats) if seat.near]
         self.shared = SharedAnswers(near)
+        # Until this process ends; what keeps them awake sees that by itself.
+        self.awake = Awake() if order.keep_awake else None
         self.exchange = self._open_exchange()
         self.finished = os.eventfd(0, os.EFD_CLOEXEC)
         self.failure: str | None = None
@@ -87,7 +99,14 @@ class TestProcess:
         if o.local is not None:
             return LocalLink(len(o.workers))
         peers = [Peer(w.name, w.public_key) for w in o.workers]
-        return RouterLink(peers, o.address, ports=o.ports, security=o.security, io_threads=o.io_threads)
+        return RouterLink(
+            peers,
+            o.address,
+            ports=o.ports,
+            security=o.security,
+            io_threads=o.io_threads,
+            poll_ns=POLL_NS if o.keep_awake else 0,
+        )
 
     def _open_exchange(self) -> Exchange:
         o = self.order
@@ -254,6 +273,7 @@ class TestProcess:
             "response_path": self._response_path(),
             "shared_answers": self.shared.answers,
             "stacked": self.stacked,
+            "kept_awake": len(self.awake.processors) if self.awake else None,
             "max_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             **self.cpu.result(),
         }

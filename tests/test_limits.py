@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
 import pytest
 
 from workers.free_memory import available_memory_bytes
-from workers.limits import memory_bytes, usable_cpus
+from workers.limits import cpu_quota, memory_bytes, usable_cpus
 
 TIME_BUDGET_S = 5
 
@@ -75,8 +76,14 @@ def test_the_lowest_limit_of_the_machine_and_the_groups_holds(
     assert found(tmp_path, groups, files) == expected
 
 
+def test_a_part_of_a_cpu_is_told_as_such(tmp_path: Path) -> None:
+    found(tmp_path, "0::/a/b\n", {"a/cpu.max": "750000 100000", "a/b/cpu.max": "max 100000"})
+    assert cpu_quota(tmp_path / "proc", tmp_path / "sys") == 7.5
+
+
 def test_a_machine_without_control_groups_is_whole(tmp_path: Path) -> None:
     assert (memory_bytes(tmp_path, tmp_path), usable_cpus(tmp_path, tmp_path)) == (PHYSICAL, 8)
+    assert cpu_quota(tmp_path, tmp_path) == math.inf
 
 
 def test_the_containers_limit_bounds_free_memory(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from workers.answer_memory import AnswerMemory, memory_for
+from workers.awake import Awake, AwakeError
 from workers.backends import Backend, open_backend
 from workers.backends.slowed import Slowed
 from workers.bare import bare_loop
@@ -72,6 +73,8 @@ class Ticket:
     server_key: str | None
     io_threads: int = 1
     near: bool = False  # the test runs on this host and may read large answers in this process's memory
+    poll_ns: int = 0  # how long the loop looks before it sleeps
+    keeps_awake: bool = False  # this host's processors, for all of its workers
 
 
 @dataclass
@@ -87,6 +90,7 @@ class WorkerHost:
     _worker: Worker | None = None
     _port: WakablePort | None = None
     _memory: AnswerMemory | None = None
+    _awake: Awake | None = None
     _refused: bool = False  # a test could not see it; the next could not either
     _thread: threading.Thread | None = None
     _quit: threading.Event = field(default_factory=threading.Event)
@@ -132,10 +136,15 @@ class WorkerHost:
         """Connect to a test and serve it in a thread; WorkerError if the test does not let this worker in."""
         detached = self._detached
         port = DealerPort(
-            ticket.endpoint, ticket.identity.encode(), ticket.server_key, self._keys, ticket.io_threads
+            ticket.endpoint,
+            ticket.identity.encode(),
+            ticket.server_key,
+            self._keys,
+            ticket.io_threads,
+            ticket.poll_ns,
         )
         try:
-            worker = self.serve(ticket.epoch, port, detached, ticket.near)
+            worker = self.serve(ticket.epoch, port, detached, ticket.near, ticket.keeps_awake)
         except WorkerError:
             port.close()
             raise
@@ -147,12 +156,21 @@ class WorkerHost:
                 raise WorkerError(f"worker {self.spec.name} could not attach to the test: {reason}")
             time.sleep(0.005)
 
-    def serve(self, epoch: int, port: WakablePort, detached: int | None = None, near: bool = False) -> Worker:
+    def serve(
+        self,
+        epoch: int,
+        port: WakablePort,
+        detached: int | None = None,
+        near: bool = False,
+        keeps_awake: bool = False,
+    ) -> Worker:
         """Serve one test over `port` in a thread; WorkerError if told to detach since `detached` was read."""
         with self._lock:
             self._detach()
             if detached is not None and detached != self._detached:
                 raise WorkerError(f"worker {self.spec.name} was told to leave the test before it had come")
+            if keeps_awake:
+                self._keep_awake()
             return self._serve(epoch, port, near)
 
     def _serve(self, epoch: int, port: WakablePort, near: bool) -> Worker:
@@ -184,6 +202,12 @@ class WorkerHost:
         self._thread.start()
         return self._worker
 
+    def _keep_awake(self) -> None:
+        try:
+            self._awake = Awake()
+        except AwakeError as error:
+            raise WorkerError(f"worker {self.spec.name}: {error}") from None
+
     def detach(self) -> dict[str, Any]:
         """End the test's thread if it still runs; returns how many samples it answered and why it ended."""
         # Ray may call this while attach() still waits in another thread, which then detaches too.
@@ -192,6 +216,9 @@ class WorkerHost:
             return self._detach()
 
     def _detach(self) -> dict[str, Any]:
+        if self._awake is not None:
+            self._awake.close()
+            self._awake = None
         if self._worker is None or self._port is None or self._thread is None:
             return {"samples": 0, "ended": None}
         worker, port, thread = self._worker, self._port, self._thread

@@ -22,12 +22,17 @@ def memory_bytes(proc: Path = PROC, sys: Path = SYS) -> int:
 
 def usable_cpus(proc: Path = PROC, sys: Path = SYS) -> int:
     """CPUs that this process may run on, or those that its control groups' quota pays for if fewer."""
-    fewest = len(os.sched_getaffinity(0))
+    return math.ceil(min(len(os.sched_getaffinity(0)), cpu_quota(proc, sys)))
+
+
+def cpu_quota(proc: Path = PROC, sys: Path = SYS) -> float:
+    """How many CPUs' time this process's control groups pay for; infinite where they set no quota."""
+    fewest = math.inf
     for group in groups("cpu", proc, sys):
         both = (read_text(group / "cpu.max") or "").split()
         if not both:
             both = [read_text(group / f"cpu.cfs_{name}_us") or "" for name in ("quota", "period")]
         # No quota is "max" in version 2 and -1 in version 1.
         if len(both) == 2 and all(number.isdigit() and int(number) for number in both):
-            fewest = min(fewest, math.ceil(int(both[0]) / int(both[1])))
+            fewest = min(fewest, int(both[0]) / int(both[1]))
     return fewest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 import zmq
@@ -99,7 +100,10 @@ class PortError(Exception):
 
 
 class DealerPort:
-    """A DEALER connected to the test's ROUTER; `server_key` None means `security: none`."""
+    """A DEALER connected to the test's ROUTER; `server_key` None means `security: none`.
+
+    A wait looks for `poll_ns` before it sleeps.
+    """
 
     def __init__(
         self,
@@ -108,7 +112,9 @@ class DealerPort:
         server_key: str | None,
         keys: tuple[str, str],
         io_threads: int = 1,
+        poll_ns: int = 0,
     ) -> None:
+        self._poll_ns = poll_ns
         self._lost: str | None = None
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._context = zmq.Context(io_threads)
@@ -141,8 +147,15 @@ class DealerPort:
         if readable(self._socket):
             return
         waits = self._descriptors if fd is None else [*self._descriptors, fd]
-        if self._wake in wait_readable(waits, timeout_ns):
+        if self._wake in (self._look(waits, timeout_ns) or wait_readable(waits, timeout_ns)):
             os.eventfd_read(self._wake)
+
+    def _look(self, waits: list[int], timeout_ns: int) -> list[int]:
+        """Those that become readable within `poll_ns`; every look lets other threads run."""
+        until, found = time.monotonic_ns() + min(self._poll_ns, timeout_ns), list[int]()
+        while not found and time.monotonic_ns() < until:
+            found = wait_readable(waits, 0)
+        return found
 
     def recv(self) -> list[Buffer] | None:
         """The next message, None if there is none."""
