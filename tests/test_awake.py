@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,11 +18,16 @@ import pytest
 from orchestrator import cluster
 from orchestrator.campaign import Session
 from orchestrator.doctor import examine
+from orchestrator.link import identity_of
 from orchestrator.local import LocalLink
 from orchestrator.manifest import parse_manifest
 from tests.processes import alive, descendants, eventually
+from tests.test_links import SECOND_NS, Ends, as_bytes, open_ends, seconds_of
 from workers.awake import AUTOGROUP, Awake, AwakeError
 from workers.host import WorkerError, WorkerHost, WorkerSpec
+from workers.port import DealerPort
+
+TIME_BUDGET_S = 30
 
 HERE = sorted(os.sched_getaffinity(0))
 
@@ -73,6 +80,49 @@ def test_a_processor_that_is_not_there_is_told_and_leaves_nothing(monkeypatch: p
     with pytest.raises(AwakeError, match="Invalid argument"):
         Awake()
     assert descendants(os.getpid()) == before
+
+
+# Loops that look before they sleep
+
+
+@pytest.mark.parametrize("kind", ["curve", "none"])
+def test_a_link_that_polls_sees_what_comes_though_it_would_not_sleep(kind: str) -> None:
+    with contextlib.closing(open_ends(kind, poll_ns=10 * SECOND_NS)) as ends:
+        port = ends.greeted(0)
+        threading.Timer(0.05, lambda: port.send([b"up"])).start()
+        while (got := ends.link.recv()) is None:
+            assert seconds_of(lambda: ends.link.wait(0)) < 5
+        assert as_bytes(got[1]) == [b"up"]
+        threading.Timer(0.05, ends.link.wake).start()
+        assert seconds_of(lambda: ends.link.wait(0)) < 5
+        assert ends.link.recv() is None
+
+
+@pytest.fixture
+def secured() -> Iterator[Ends]:
+    with contextlib.closing(open_ends("curve")) as ends:
+        yield ends
+
+
+def test_a_port_polls_no_longer_than_it_would_wait(secured: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[int] = []
+
+    def wait_readable(fds: Sequence[int], timeout_ns: int) -> list[int]:
+        waits.append(timeout_ns)
+        return [event] if len(waits) == ready_at else []
+
+    monkeypatch.setattr("workers.port.wait_readable", wait_readable)
+    keys, event = secured.keys[0], os.eventfd(0)
+    address = (secured.link.endpoint, identity_of(0), secured.link.server_key, keys)
+    with contextlib.closing(DealerPort(*address, poll_ns=10 * SECOND_NS)) as port:
+        ready_at = 3  # within the time: no sleep
+        port.wait(10 * SECOND_NS, event)
+        assert waits == [0, 0, 0]
+        waits.clear()
+        ready_at = 0  # never: as long as the wait, then the wait
+        assert seconds_of(lambda: port.wait(SECOND_NS // 20, event)) < 5
+        assert len(waits) > 1 and set(waits[:-1]) == {0} and waits[-1] == SECOND_NS // 20
+    os.close(event)
 
 
 # Who keeps whose

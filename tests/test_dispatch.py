@@ -7,7 +7,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from orchestrator.dispatch import Completion, Dispatcher, Lump, NoWorkers, PeerFault, Send
+from orchestrator.dispatch import Completion, Dispatcher, NoWorkers, PeerFault, Send
+from orchestrator.lumps import Lump
 from orchestrator.pace import Pace
 from workers.protocol import Answer, Responses, Segment
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -204,40 +203,6 @@ def test_a_wait_with_nothing_to_tell_lasts_its_time_and_no_longer(ends: Ends) ->
     assert 0.04 < seconds_of(lambda: port.wait(SECOND_NS // 20, None)) < 2
     ends.link.wait(1)
     assert 0.04 < seconds_of(lambda: ends.link.wait(50)) < 2
-
-
-@pytest.mark.parametrize("kind", ["curve", "none"])
-def test_a_link_that_polls_sees_what_comes_though_it_would_not_sleep(kind: str) -> None:
-    with contextlib.closing(open_ends(kind, poll_ns=10 * SECOND_NS)) as ends:
-        port = ends.greeted(0)
-        threading.Timer(0.05, lambda: port.send([b"up"])).start()
-        while (got := ends.link.recv()) is None:
-            assert seconds_of(lambda: ends.link.wait(0)) < 5
-        assert as_bytes(got[1]) == [b"up"]
-        threading.Timer(0.05, ends.link.wake).start()
-        assert seconds_of(lambda: ends.link.wait(0)) < 5
-        assert ends.link.recv() is None
-
-
-def test_a_port_polls_no_longer_than_it_would_wait(secured: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[int] = []
-
-    def wait_readable(fds: Sequence[int], timeout_ns: int) -> list[int]:
-        waits.append(timeout_ns)
-        return [event] if len(waits) == ready_at else []
-
-    monkeypatch.setattr("workers.port.wait_readable", wait_readable)
-    keys, event = secured.keys[0], os.eventfd(0)
-    address = (secured.link.endpoint, identity_of(0), secured.link.server_key, keys)
-    with contextlib.closing(DealerPort(*address, poll_ns=10 * SECOND_NS)) as port:
-        ready_at = 3  # within the time: no sleep
-        port.wait(10 * SECOND_NS, event)
-        assert waits == [0, 0, 0]
-        waits.clear()
-        ready_at = 0  # never: as long as the wait, then the wait
-        assert seconds_of(lambda: port.wait(SECOND_NS // 20, event)) < 5
-        assert len(waits) > 1 and set(waits[:-1]) == {0} and waits[-1] == SECOND_NS // 20
-    os.close(event)
 
 
 def test_a_descriptor_of_the_engine_ends_the_wait_of_a_port(ends: Ends) -> None:
