@@ -212,9 +212,11 @@ def test_several_threads_listen_on_ipv6_too() -> None:
     ends.close()
 
 
-def test_an_address_of_another_machine_is_an_error_that_names_it() -> None:
+@pytest.mark.parametrize("ports", [None, (20_000, 20_003)])
+def test_an_address_of_another_machine_is_an_error_that_names_it(ports: tuple[int, int] | None) -> None:
+    peers = [Peer("worker-0"), Peer("worker-1")]
     with pytest.raises(LinkError, match=r"cannot listen on 192\.0\.2\.1"):
-        RouterLink([Peer("worker-0")], "192.0.2.1", security="none")
+        RouterLink(peers, "192.0.2.1", security="none", ports=ports, io_threads=2)
 
 
 def test_an_endpoint_that_is_none_is_an_error_that_names_it() -> None:
