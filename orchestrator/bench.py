@@ -52,7 +52,8 @@ Security = Annotated[str, typer.Option(help="curve or none.")]
 MaxBatch = Annotated[int, typer.Option(min=1, max=65536, help="Most samples in a batch.")]
 AddressOption = Annotated[str, typer.Option(help="Ray: local, auto or HOST:PORT.")]
 IoThreads = Annotated[
-    int, typer.Option(min=0, max=64, help="ZeroMQ threads of the test process; 0: by payload.")
+    int,
+    typer.Option(min=0, max=64, help="ZeroMQ threads of the test process; 0: 1, or 4 with payload bytes."),
 ]
 
 NumCpus = Annotated[

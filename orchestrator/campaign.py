@@ -45,8 +45,6 @@ from workers.library import Library
 from workers.own_code import workers_sha256
 
 EXIT_VALID, EXIT_INVALID, EXIT_USAGE, EXIT_SETUP, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
-# Payloads cost encryption and copies in ZeroMQ's own threads; indices do not.
-IO_THREADS = {"index": 1, "value": 4}
 # A model can take minutes to load in an in-process worker; a Ray worker has loaded it before the test begins.
 ATTACH_TIMEOUT_S = 60.0
 LOCAL_ATTACH_TIMEOUT_S = 3600.0
@@ -268,7 +266,7 @@ class Session:
             security=d.security,
             address=d.listen or self._own_address(),
             ports=d.ports,
-            io_threads=d.io_threads or IO_THREADS[d.payload],
+            io_threads=m.io_threads,
             keep_awake=d.keep_awake,
             on_loss=m.on_loss,
             workers=seats,

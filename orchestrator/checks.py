@@ -168,13 +168,16 @@ def shared_memory_check(usage: tuple[int, int] | None) -> Check:
     return Check("shared memory", OK, seen)
 
 
-def ports_check(address: str, ports: tuple[int, int], taken: Sequence[int]) -> Check:
-    """Whether dispatch.ports has room: a test takes one of them."""
+def ports_check(address: str, ports: tuple[int, int], taken: Sequence[int], wanted: int) -> Check:
+    """Whether dispatch.ports has room: a test runs with one of them, but wants one for each I/O thread."""
     low, high = ports
     count = high - low + 1
     seen = f"{address}: {count - len(taken)} of {plural(count, 'port')} {low} to {high} free"
     if len(taken) == count:
         return Check("ports", FAIL, seen, "end what listens there, or widen dispatch.ports")
+    if count - len(taken) < wanted:
+        mend = "widen dispatch.ports: workers that share a port may crowd on one of its threads"
+        return Check("ports", WARN, f"{seen}, for {wanted} I/O threads", mend)
     return Check("ports", OK, seen)
 
 

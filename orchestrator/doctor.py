@@ -203,7 +203,8 @@ def _listening(ray_address: str, manifest: Manifest) -> Iterator[Check]:
     elif dispatch.ports is not None:
         low, high = dispatch.ports
         taken = [port for port in range(low, high + 1) if machine.why_not_listen(address, port)]
-        yield checks.ports_check(address, dispatch.ports, taken)
+        wanted = min(manifest.io_threads, manifest.workers.count)
+        yield checks.ports_check(address, dispatch.ports, taken, wanted)
 
 
 def _clock_drift_ppm() -> float:

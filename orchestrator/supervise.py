@@ -160,7 +160,7 @@ class _Supervisor:
     def _hear(self, message: dict[str, Any]) -> None:
         event = message.pop("event")
         if event == "endpoint":
-            self._let_in(message["endpoint"], message["server_key"])
+            self._let_in(message["endpoints"], message["server_key"])
         elif event == "loss":
             self.outcome.losses.append(message)
         elif event == "workers":
@@ -172,7 +172,7 @@ class _Supervisor:
             self._end("failed", message["reason"])
         self.hooks.on_event({"event": event, **message})
 
-    def _let_in(self, endpoint: str, server_key: str | None) -> None:
+    def _let_in(self, endpoints: list[str], server_key: str | None) -> None:
         assert self.fleet is not None
         o = self.order
         tickets = {
@@ -186,7 +186,7 @@ class _Supervisor:
                 poll_ns=POLL_NS if o.keep_awake else 0,
                 keeps_awake=seat.keeps_awake,
             )
-            for i, seat in enumerate(o.workers)
+            for i, (seat, endpoint) in enumerate(zip(o.workers, endpoints, strict=True))
         }
         try:
             self.fleet.attach(tickets)

@@ -144,7 +144,9 @@ class TestProcess:
                 host.serve(o.epoch, port)
         else:
             assert isinstance(self.link, RouterLink)
-            self.channel.send(event="endpoint", endpoint=self.link.endpoint, server_key=self.link.server_key)
+            self.channel.send(
+                event="endpoint", endpoints=self.link.endpoints, server_key=self.link.server_key
+            )
         threading.Thread(target=self._main, name="loadgen", daemon=True).start()
 
     def _main(self) -> None:

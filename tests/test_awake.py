@@ -113,7 +113,7 @@ def test_a_port_polls_no_longer_than_it_would_wait(secured: Ends, monkeypatch: p
 
     monkeypatch.setattr("workers.port.wait_readable", wait_readable)
     keys, event = secured.keys[0], os.eventfd(0)
-    address = (secured.link.endpoint, identity_of(0), secured.link.server_key, keys)
+    address = (secured.link.endpoints[0], identity_of(0), secured.link.server_key, keys)
     with contextlib.closing(DealerPort(*address, poll_ns=10 * SECOND_NS)) as port:
         ready_at = 3  # within the time: no sleep
         port.wait(10 * SECOND_NS, event)

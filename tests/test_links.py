@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.link import Link, LinkDown, LinkError, Peer, RouterLink, identity_of
+from orchestrator.link import Link, LinkDown, Peer, RouterLink, identity_of
 from orchestrator.local import LocalLink
 from tests.processes import eventually
-from workers.port import DealerPort, PortError, new_key_pair
+from workers.port import DealerPort, new_key_pair
 from workers.protocol import Buffer
 
 TIME_BUDGET_S = 25
 
 SECOND_NS = 1_000_000_000
-KINDS = ("curve", "none", "local")
+KINDS = ("curve", "none", "two threads", "local")
 
 
 @dataclass
@@ -39,12 +39,12 @@ class Ends:
         if self.kind == "local":
             port = self.link.ports[worker]
         else:
-            port = self.stranger(identity_of(worker), self.keys[worker])
+            port = self.stranger(identity_of(worker), self.keys[worker], self.link.endpoints[worker])
         self.opened.append(port)
         return port
 
-    def stranger(self, identity: bytes, keys: tuple[str, str]) -> DealerPort:
-        port = DealerPort(self.link.endpoint, identity, self.link.server_key, keys)
+    def stranger(self, identity: bytes, keys: tuple[str, str], endpoint: str | None = None) -> DealerPort:
+        port = DealerPort(endpoint or self.link.endpoints[0], identity, self.link.server_key, keys)
         self.opened.append(port)
         return port
 
@@ -66,7 +66,8 @@ def open_ends(kind: str, workers: int = 2, **options: Any) -> Ends:
         return Ends(kind, LocalLink(workers), [])
     keys = [new_key_pair() for _ in range(workers)]
     peers = [Peer(f"worker-{i}", public) for i, (public, _) in enumerate(keys)]
-    return Ends(kind, RouterLink(peers, "127.0.0.1", security=kind, **options), keys)
+    options |= {"io_threads": 2} if kind == "two threads" else {"security": kind}
+    return Ends(kind, RouterLink(peers, "127.0.0.1", **options), keys)
 
 
 @pytest.fixture(params=KINDS)
@@ -275,7 +276,7 @@ def test_a_key_that_nobody_handed_out_never_gets_in(secured: Ends) -> None:
 
 def test_a_worker_with_the_wrong_server_key_never_gets_in(secured: Ends) -> None:
     wrong, _ = new_key_pair()
-    port = DealerPort(secured.link.endpoint, identity_of(0), wrong, secured.keys[0])
+    port = DealerPort(secured.link.endpoints[0], identity_of(0), wrong, secured.keys[0])
     secured.opened.append(port)
     port.send([b"let me in"])
     assert receive(secured.link, 1, limit_s=0.3) == []
@@ -283,7 +284,7 @@ def test_a_worker_with_the_wrong_server_key_never_gets_in(secured: Ends) -> None
 
 
 def test_a_worker_without_any_key_never_gets_in(secured: Ends) -> None:
-    port = DealerPort(secured.link.endpoint, identity_of(0), None, ("", ""))
+    port = DealerPort(secured.link.endpoints[0], identity_of(0), None, ("", ""))
     secured.opened.append(port)
     port.send([b"let me in"])
     assert eventually(lambda: port.lost() is not None, 3)
@@ -320,7 +321,7 @@ def test_messages_under_an_identity_of_nobody_are_dropped(kind: str) -> None:
 def test_strangers_that_come_and_go_cost_no_worker_its_place(secured: Ends) -> None:
     # Their connections had the descriptors that the workers' get now.
     for _ in range(3):
-        with socket.create_connection(tuple_of(secured.link.endpoint)) as sock:
+        with socket.create_connection(tuple_of(secured.link.endpoints[0])) as sock:
             sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
         stranger = secured.stranger(identity_of(0), new_key_pair())
         assert eventually(functools.partial(is_lost, stranger), 3)
@@ -349,52 +350,3 @@ def is_lost(port: DealerPort) -> bool:
 def tuple_of(endpoint: str) -> tuple[str, int]:
     host, port = endpoint.removeprefix("tcp://").rsplit(":", 1)
     return host, int(port)
-
-
-# Where it listens
-
-
-def free_ports(count: int) -> list[int]:
-    """The first of `count` neighbouring ports that are free now."""
-    for low in range(20_000 + os.getpid() % 9_000, 32_000, count):
-        socks = []
-        try:
-            for port in range(low, low + count):
-                socks.append(socket.socket())
-                socks[-1].bind(("127.0.0.1", port))
-            return list(range(low, low + count))
-        except OSError:
-            continue
-        finally:
-            for sock in socks:
-                sock.close()
-    pytest.fail("no free ports on this machine")
-
-
-def test_the_range_of_ports_is_honoured_until_every_port_is_taken() -> None:
-    ports = free_ports(3)
-    opened = [open_ends("none", ports=(ports[0], ports[-1])) for _ in ports]
-    assert sorted(tuple_of(ends.link.endpoint)[1] for ends in opened) == ports
-    fds = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(LinkError, match=f"every port of {ports[0]} to {ports[-1]} .*dispatch.ports"):
-        open_ends("curve", ports=(ports[0], ports[-1]))
-    assert len(os.listdir("/proc/self/fd")) == fds
-    for ends in opened:
-        ends.close()
-
-
-def test_an_address_of_another_machine_is_an_error_that_names_it() -> None:
-    with pytest.raises(LinkError, match=r"cannot listen on 192\.0\.2\.1"):
-        RouterLink([Peer("worker-0")], "192.0.2.1", security="none")
-
-
-def test_an_endpoint_that_is_none_is_an_error_that_names_it() -> None:
-    with pytest.raises(PortError, match="tcp://nowhere"):
-        DealerPort("tcp://nowhere", b"W0", None, ("", ""))
-
-
-def test_a_port_hears_that_nobody_listens() -> None:
-    (port,) = free_ports(1)
-    dealer = DealerPort(f"tcp://127.0.0.1:{port}", b"W0", None, ("", ""))
-    assert eventually(lambda: dealer.lost() is not None, 3)
-    dealer.close()

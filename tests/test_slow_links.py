@@ -133,7 +133,7 @@ def slow_cable(port: int, *, whole: int, pause_s: float) -> str:
 def test_a_part_that_takes_long_on_the_wire_is_no_loss() -> None:
     # Heartbeats wait behind it: with their former limit of 3 s the worker was lost here.
     with linked() as (link, keys):
-        way = slow_cable(int(link.endpoint.rsplit(":", 1)[1]), whole=50_000, pause_s=4.5)
+        way = slow_cable(int(link.endpoints[0].rsplit(":", 1)[1]), whole=50_000, pause_s=4.5)
         port = DealerPort(way, b"W0", link.server_key, keys)
         port.send([b"hello"])
         assert received(link) == [5]
@@ -146,7 +146,7 @@ def test_a_part_that_takes_long_on_the_wire_is_no_loss() -> None:
 
 def test_both_ends_let_tcp_see_a_cut_cable_within_seconds() -> None:
     with linked() as (link, keys):
-        port = DealerPort(link.endpoint, b"W0", link.server_key, keys)
+        port = DealerPort(link.endpoints[0], b"W0", link.server_key, keys)
         for end in (link._socket, port._socket):
             assert end.getsockopt(zmq.TCP_MAXRT) == 3000
             assert end.getsockopt(zmq.TCP_KEEPALIVE) == end.getsockopt(zmq.TCP_KEEPALIVE_IDLE) == 1
@@ -161,8 +161,8 @@ def test_a_worker_reaches_a_test_that_listens_on_ipv6() -> None:
     except OSError as error:
         pytest.skip(f"no IPv6 here: {error}")
     with linked("::1") as (link, keys):
-        assert "[::1]" in link.endpoint
-        port = DealerPort(link.endpoint, b"W0", link.server_key, keys)
+        assert "[::1]" in link.endpoints[0]
+        port = DealerPort(link.endpoints[0], b"W0", link.server_key, keys)
         port.send([b"hello"])
         assert received(link) == [5]
         port.close()
@@ -170,13 +170,13 @@ def test_a_worker_reaches_a_test_that_listens_on_ipv6() -> None:
 
 def test_a_flood_of_messages_to_drop_leaves_the_owner_free_and_the_worker_heard() -> None:
     with linked() as (link, keys):
-        stranger = DealerPort(link.endpoint, b"nobody", link.server_key, keys)
+        stranger = DealerPort(link.endpoints[0], b"nobody", link.server_key, keys)
         for _ in range(5000):
             stranger.send([b"drop me"])
         for _ in range(3):  # the owner is free again while messages still wait
             assert eventually(lambda: readable(link._socket), 5, every_s=0.01)
             assert link.recv() is None
-        port = DealerPort(link.endpoint, b"W0", link.server_key, keys)
+        port = DealerPort(link.endpoints[0], b"W0", link.server_key, keys)
         port.send([b"hello"])
         end = time.monotonic() + 10
         while (got := link.recv()) is None and time.monotonic() < end:

@@ -138,7 +138,7 @@ def test_a_port_in_this_process_waits_for_any_descriptor() -> None:
 def test_a_port_over_tcp_waits_for_any_descriptor() -> None:
     with many_open():
         link = RouterLink([Peer("worker-0")], "127.0.0.1", security="none")
-        port = DealerPort(link.endpoint, identity_of(0), None, ("", ""))
+        port = DealerPort(link.endpoints[0], identity_of(0), None, ("", ""))
         assert min(port._descriptors) >= FAR_FD
         port.send([b"hello"])
         while link.recv() is None:
