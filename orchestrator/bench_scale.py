@@ -149,6 +149,14 @@ def for_scale(manifest: Manifest, workers: int) -> Manifest:
     return manifest.model_copy(update={**kept, "stop_when_hopeless": False, "workers": placed})
 
 
+def told_of_local(manifest: Manifest) -> str:
+    """That others than the workers of the test's process are measured: those load anew in every test."""
+    return (
+        f"{manifest.path}: workers.where is local, but scaling is measured with Ray workers, here of "
+        f"{manifest.workers.num_cpus:g} CPU each; for others set workers.where: ray, and num_cpus or num_gpus"
+    )
+
+
 def offline_rate(record: Record) -> float:
     """LoadGen's samples a second."""
     return float(record.result.value or 0.0)
@@ -277,7 +285,9 @@ def scale(
         raise typer.BadParameter("a slowed worker needs one beside it", param_hint="--slowed")
     chosen = load_manifest(manifest)
     check_names(chosen)
-    check_files(chosen, address)
+    check_files(for_scale(chosen, max(counts)), address)
+    if chosen.workers.where == "local":
+        typer.echo(f"loadgrid: {told_of_local(chosen)}", err=True)
     folder = bench_folder()
     rows, failed = None, ""
     try:
