@@ -12,6 +12,8 @@ import typer
 from orchestrator import bench_scale
 from orchestrator.bench_engine import EngineBenchError
 from orchestrator.bench_scale import FIELDS, Rows, Scale, for_scale, numbers, offline_row
+from orchestrator.campaign import Session
+from orchestrator.cluster import ClusterError
 from orchestrator.journey import idle_and_tail
 from orchestrator.manifest import Manifest, ManifestError, load_manifest
 from orchestrator.record import LossRecord, Record
@@ -239,6 +241,20 @@ def test_who_asked_for_local_workers_is_told_of_ray_ones_before_anything_starts(
         return
     assert len(told) == 1 and told[0].startswith(f"loadgrid: {file}: workers.where is local, but ")
     assert "measured with Ray workers, here of 1 CPU each" in told[0] and "workers.where: ray" in told[0]
+
+
+def test_a_cluster_without_room_asks_for_fewer_by_the_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "unlike.yaml"
+    file.write_text(MANIFEST)
+
+    def refuses(self: Session) -> None:
+        raise ClusterError("no room. Lower workers.count, or add nodes")
+
+    monkeypatch.setattr(Session, "__enter__", refuses)
+    with pytest.raises(ClusterError, match="^no room. Lower --workers, or add nodes$"):
+        Scale(load_manifest(file), 2, 1.0, "local", tmp_path, lambda text: None).__enter__()
 
 
 def test_files_are_looked_for_where_the_ray_workers_will_be(
