@@ -381,7 +381,7 @@ def _show(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
             why = (
                 f"failed: {row['failed']}" if "failed" in row else f"is INVALID: {'; '.join(row['reasons'])}"
             )
-            Terminal().print(f"{row['offered_qps']:,.0f}/s {why}", style="dim")
+            Terminal().print(f"{row['offered_qps']:,.0f}/s {why}", style="dim", markup=False)
     Terminal().print(f"workers on {', '.join(rows[0]['nodes'])}", style="dim")
     if any("inprocess" in row for row in rows):
         Terminal().print(

@@ -185,14 +185,14 @@ def test_why_a_test_failed_is_told_with_the_option_beside_the_figures_and_under_
     failed = made_records.record(
         "Server",
         status="failed",
-        reason="too much: lower workers.max_batch",
+        reason="[/] too much: lower workers.max_batch",
         driver=made_records.driver(max_rss_bytes=0),
     )
     failed = failed.model_copy(update={"result": failed.result.model_copy(update={"valid": False})})
     row = bench_command.figures(failed, 100.0, PATH, 1.0)
-    assert row["failed"] == "too much: lower --max-batch"
+    assert row["failed"] == "[/] too much: lower --max-batch"
     bench_command._show([row], as_json=False)
-    assert "100/s failed: too much: lower --max-batch" in capsys.readouterr().out
+    assert "100/s failed: [/] too much: lower --max-batch" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
