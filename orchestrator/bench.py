@@ -22,14 +22,16 @@ from orchestrator.campaign import EXIT_INVALID, Session
 from orchestrator.logs import read_detail
 from orchestrator.manifest import Manifest, parse_manifest
 from orchestrator.manifest_fields import MOST_WORKERS
+from orchestrator.manifest_types import MOST_QPS
 from orchestrator.paths import DETAIL, USER_CONF, RunPaths
 from orchestrator.peak_search import PeakSearch, Seen
 from orchestrator.plan import TestSpec, plan
-from orchestrator.quiet import Quiet, bench_folder, noter
+from orchestrator.quiet import Quiet, as_typed, bench_folder, noter, told_as_typed
 from orchestrator.record import Record
 from orchestrator.rules import load_round
 from orchestrator.timings import STAGES
 from orchestrator.watching import Watcher, Watchers
+from workers.tasks import MOST_SAMPLE_BYTES
 
 app = typer.Typer(no_args_is_help=True, help="Measure the path itself with a null model, or an engine.")
 app.command()(bench_engine.engine)
@@ -40,12 +42,27 @@ LIMIT_MS = 15
 SWEEP_RESOLUTION = 0.03
 SAMPLES = 1024
 KB = 1024
+# LoadGen asks so many times what an Offline test's target_qps and min_duration make.
+OFFLINE_SLACK = 1.1
+
+# What messages call by the field of a manifest is an option here.
+OPTIONS = {
+    "workers.count": "--workers",
+    "workers.num_cpus": "--num-cpus",
+    "workers.max_batch": "--max-batch",
+    "dispatch.security": "--security",
+    "backend.response_bytes": "--response-bytes",
+    "task.count": "--payload-bytes",  # which says how many samples there are
+}
 
 Workers = Annotated[int, typer.Option(min=1, max=MOST_WORKERS, help="Worker actors.")]
 Duration = Annotated[float, typer.Option(min=0.5, max=bench_engine.MOST_S, help="Seconds of each test.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 PayloadBytes = Annotated[
-    int, typer.Option(min=0, help="0: only indices travel; else value mode with this size.")
+    int,
+    typer.Option(
+        min=0, max=MOST_SAMPLE_BYTES, help="0: only indices travel; else value mode with this size."
+    ),
 ]
 ResponseBytes = Annotated[int, typer.Option(min=0, help="Bytes answered per sample.")]
 Security = Annotated[str, typer.Option(help="curve or none.")]
@@ -118,12 +135,14 @@ class Bench:
 
     def __init__(self, path: NullPath, address: str, folder: Path, note: Callable[[str], None]) -> None:
         self._path = path
-        self._quiet = Quiet(note)
-        self._session = Session(path.manifest("Server", 1.0, 1.0), address, self._quiet)
+        self._quiet = Quiet(lambda text: note(as_typed(text, OPTIONS)))
+        with told_as_typed(OPTIONS):
+            self._session = Session(path.manifest("Server", 1.0, 1.0), address, self._quiet)
         self._folder = folder
 
     def __enter__(self) -> Bench:
-        self._session.__enter__()
+        with told_as_typed(OPTIONS):
+            self._session.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -168,7 +187,7 @@ def figures(record: Record, offered_qps: float, path: NullPath, duration_s: floa
         "response_bytes": path.response_bytes,
     }
     if record.status != "finished":
-        found["failed"] = record.reason
+        found["failed"] = as_typed(record.reason, OPTIONS)
     return found
 
 
@@ -223,7 +242,9 @@ def null(
     workers: Workers = 4,
     qps: Annotated[
         list[float],
-        typer.Option(min=1, help="Queries a second that LoadGen offers; can be given several times."),
+        typer.Option(
+            min=1, max=MOST_QPS, help="Queries a second that LoadGen offers; can be given several times."
+        ),
     ] = [100_000],  # noqa: B006 - typer reads it, nobody writes it
     duration_s: Duration = 10,
     payload_bytes: PayloadBytes = 0,
@@ -255,7 +276,7 @@ def null(
 @app.command()
 def sweep(
     workers: Workers = 4,
-    start_qps: Annotated[float, typer.Option(min=1, help="First rate tried.")] = 50_000,
+    start_qps: Annotated[float, typer.Option(min=1, max=MOST_QPS, help="First rate tried.")] = 50_000,
     duration_s: Duration = 5,
     payload_bytes: PayloadBytes = 0,
     response_bytes: ResponseBytes = 4,
@@ -298,7 +319,12 @@ def highest(holds: Callable[[float], bool], start: float) -> float:
 
 @app.command()
 def offline(
-    samples: Annotated[int, typer.Option(min=1, help="Samples in LoadGen's one Offline query.")] = 10_000_000,
+    samples: Annotated[
+        int,
+        typer.Option(
+            min=1, max=int(MOST_QPS * OFFLINE_SLACK), help="Samples in LoadGen's one Offline query."
+        ),
+    ] = 10_000_000,
     workers: Workers = 4,
     response_bytes: ResponseBytes = 4,
     security: Security = "curve",
@@ -309,8 +335,7 @@ def offline(
     """One huge Offline query: how soon the first answer comes, and how many samples a second follow."""
     path = NullPath(workers, 0, response_bytes, security, max_batch, 0)
     with bench_folder() as folder, Bench(path, address, Path(folder), noter(as_json)) as bench:
-        # LoadGen asks 1.1 x target_qps x min_duration samples.
-        record = bench.test("Offline", samples / 1.1, 1.0)[0]
+        record = bench.test("Offline", samples / OFFLINE_SLACK, 1.0)[0]
     start = record.driver["start_s"]
     found = {
         "samples": record.driver["issued"],
@@ -364,9 +389,10 @@ def _show(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
     Terminal().print(table)
     for row in rows:
         if not row["valid"]:
-            Terminal().print(
-                f"{row['offered_qps']:,.0f}/s is INVALID: {'; '.join(row['reasons'])}", style="dim"
+            why = (
+                f"failed: {row['failed']}" if "failed" in row else f"is INVALID: {'; '.join(row['reasons'])}"
             )
+            Terminal().print(f"{row['offered_qps']:,.0f}/s {why}", style="dim", markup=False)
     Terminal().print(f"workers on {', '.join(rows[0]['nodes'])}", style="dim")
     if any("inprocess" in row for row in rows):
         Terminal().print(

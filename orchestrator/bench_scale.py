@@ -28,11 +28,12 @@ from orchestrator.campaign import EXIT_FAILED, Session
 from orchestrator.journey import idle_and_tail
 from orchestrator.manifest import Manifest, load_manifest
 from orchestrator.manifest_fields import MOST_WORKERS
+from orchestrator.manifest_types import MOST_QPS
 from orchestrator.order import Seat
 from orchestrator.paths import RunPaths
 from orchestrator.plan import plan
 from orchestrator.preflight import check_files, check_names
-from orchestrator.quiet import Quiet, bench_folder, noter
+from orchestrator.quiet import Quiet, bench_folder, noter, told_as_typed
 from orchestrator.record import Record
 from orchestrator.rules import load_round
 from workers.host import WorkerSpec
@@ -56,6 +57,7 @@ FIELDS = {
     "driver_cpu": "cores that the test's process used, which hosts LoadGen, median; null: too short a test",
 }
 
+MOST_SLOWED = 1000.0  # a test is a batch of each at least: beyond it hours may pass
 WARM_UP = 0.2  # of a test's samples: long enough for every worker to answer several batches
 SHOWN = [name for name in FIELDS if name not in ("scenario", "efficiency_lowest", "efficiency_highest")]
 
@@ -95,7 +97,8 @@ class Scale:
         self._folder = folder
 
     def __enter__(self) -> Scale:
-        self._session.__enter__()
+        with told_as_typed({"workers.count": "--workers"}):  # the rest is as the manifest has it
+            self._session.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -147,6 +150,14 @@ def for_scale(manifest: Manifest, workers: int) -> Manifest:
     placed = manifest.workers.model_copy(update={"count": workers, "where": "ray", "placement": "spread"})
     kept = {"division": "open", "runs": ("performance",), "accuracy_target": None}
     return manifest.model_copy(update={**kept, "stop_when_hopeless": False, "workers": placed})
+
+
+def told_of_local(manifest: Manifest) -> str:
+    """That others than the workers of the test's process are measured: those load anew in every test."""
+    return (
+        f"{manifest.path}: workers.where is local, but scaling is measured with Ray workers, here of "
+        f"{manifest.workers.num_cpus:g} CPU each; for others set workers.where: ray, and num_cpus or num_gpus"
+    )
 
 
 def offline_rate(record: Record) -> float:
@@ -260,11 +271,12 @@ def scale(
         list[float],
         typer.Option(
             min=0.001,
+            max=MOST_QPS,
             help="Also Server tests: so many queries/s for each worker; can be given several times.",
         ),
     ] = [],  # noqa: B006 - typer reads it, nobody writes it
     slowed: Annotated[
-        float, typer.Option(min=1, help="Make the last worker about so many times slower.")
+        float, typer.Option(min=1, max=MOST_SLOWED, help="Make the last worker about so many times slower.")
     ] = 1.0,
     address: Annotated[str, typer.Option(help="Ray: local, auto or HOST:PORT.")] = "local",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
@@ -277,7 +289,9 @@ def scale(
         raise typer.BadParameter("a slowed worker needs one beside it", param_hint="--slowed")
     chosen = load_manifest(manifest)
     check_names(chosen)
-    check_files(chosen, address)
+    check_files(for_scale(chosen, max(counts)), address)
+    if chosen.workers.where == "local":
+        typer.echo(f"loadgrid: {told_of_local(chosen)}", err=True)
     folder = bench_folder()
     rows, failed = None, ""
     try:

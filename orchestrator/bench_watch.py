@@ -28,6 +28,7 @@ from orchestrator.bench import (
 )
 from orchestrator.campaign import EXIT_INVALID, SetUpError
 from orchestrator.exporter import Exporter
+from orchestrator.manifest_types import MOST_QPS
 from orchestrator.quiet import bench_folder, noter
 
 KEYS = ("p50_ms", "p99_ms", "p999_ms", "driver_cpu_us_per_sample")
@@ -35,7 +36,9 @@ KEYS = ("p50_ms", "p99_ms", "p999_ms", "driver_cpu_us_per_sample")
 
 def watch(
     workers: Workers = 4,
-    qps: Annotated[float, typer.Option(min=1, help="Queries a second that LoadGen offers.")] = 100_000,
+    qps: Annotated[
+        float, typer.Option(min=1, max=MOST_QPS, help="Queries a second that LoadGen offers.")
+    ] = 100_000,
     rounds: Annotated[int, typer.Option(min=1, help="Tests without and with, each.")] = 5,
     every_s: Annotated[float, typer.Option(min=0.01, help="Seconds between two scrapes.")] = 1.0,
     duration_s: Duration = 10,

@@ -36,6 +36,7 @@ WORDS: dict[str, type[EveryScenarioWords]] = {
     "Server": ServerWords,
     "Offline": OfflineWords,
 }
+LEAST_SHARE = 1e-4  # of a CPU or a GPU, to Ray
 OLD_MULTISTREAM_WORDS = ("target_qps", "max_async_queries")
 
 _TYPES = {
@@ -197,6 +198,9 @@ def meaning_problems(manifest: Manifest, found: Round) -> Iterator[Problem]:
 
 def _workers_problems(manifest: Manifest) -> Iterator[Problem]:
     workers = manifest.workers
+    for key, asked in (("num_cpus", workers.num_cpus), ("num_gpus", workers.num_gpus)):
+        if 0 < asked < LEAST_SHARE:
+            yield Problem(f"workers.{key}", f"must be 0, or {LEAST_SHARE:g} and more (Ray counts in such)")
     if workers.num_gpus > 1 and workers.num_gpus != int(workers.num_gpus):
         yield Problem(
             "workers.num_gpus", f"must be whole above 1 (Ray cannot give {workers.num_gpus:g} GPUs)"

@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 WEEK_MS = 7 * 24 * 3600 * 1000
 MAX_SEED = 2**64 - 1
+MOST_QPS = 1e8
 
 
 def _as_switch(value: object) -> object:
@@ -23,7 +24,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Milliseconds = Annotated[int, Field(ge=0, le=WEEK_MS)]
 QueryCount = Annotated[int, Field(ge=1, le=10**10)]
 SampleCount = Annotated[int, Field(ge=0, le=10**9)]
-Qps = Annotated[float, Field(gt=0, le=1e8)]
+Qps = Annotated[float, Field(gt=0, le=MOST_QPS)]
 Percentile = Annotated[float, Field(ge=50, lt=100)]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import re
 import secrets
 import stat
 import time
@@ -105,6 +107,11 @@ class RunPaths:
 
 STREAMS = (Path("/dev/stdout"), Path("/dev/stderr"))
 
+# In the name of a file that is being written; eight hexadecimal digits follow. Nothing else makes such names.
+WRITING = ".loadgrid-"
+# A writer holds a lock as long as it lives. Other hosts may not see it: their files get this long.
+LEFT_S = 24 * 3600.0
+
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file of a run's folder, as replacing() does."""
@@ -126,9 +133,10 @@ def replacing(
             yield file
             file.flush()
             os.fsync(file.fileno())
-        put(aside, path)
+            put(aside, path)  # before the file closes, and its lock goes
     finally:
         aside.unlink(missing_ok=True)
+    _remove_leftovers(path)
     sync(path.parent)
 
 
@@ -173,9 +181,36 @@ def _beside(path: Path) -> tuple[Path, int]:
     """A new file next to `path`, and its descriptor, under a name at which nobody can have put a link."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        temporary = path.with_name(f".{path.name}{WRITING}{secrets.token_hex(4)}")
         with contextlib.suppress(FileExistsError):
-            return temporary, os.open(temporary, flags, 0o666)
+            opened = os.open(temporary, flags, 0o666)
+            break
+    with contextlib.suppress(OSError):  # some shared storage has no locks
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return temporary, opened
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what writers of `path` left behind that were killed; what cannot be told to be that stays."""
+    ours = re.compile(re.escape(f".{path.name}{WRITING}") + "[0-9a-f]{8}")
+    with contextlib.suppress(OSError):  # a folder that may be written into and not read
+        for name in filter(ours.fullmatch, os.listdir(path.parent)):
+            with contextlib.suppress(OSError):
+                _remove_left(path.with_name(name))
+
+
+def _remove_left(aside: Path) -> None:
+    """Remove a file that nobody has written into for LEFT_S and whose writer has died; OSError: it lives."""
+    # For reading: NFS then refuses the lock, for there not every host need know of every other's.
+    opened = os.open(aside, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        seen = os.fstat(opened)
+        old = time.time() - seen.st_mtime > LEFT_S
+        if old and stat.S_ISREG(seen.st_mode) and seen.st_uid == os.geteuid():
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            aside.unlink()
+    finally:
+        os.close(opened)
 
 
 def sync(path: Path) -> None:

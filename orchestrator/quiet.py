@@ -1,15 +1,20 @@
-"""What the `bench` commands share: a Watcher that shows nothing but notes, for their output is figures."""
+"""What the `bench` commands share: a Watcher that shows nothing but notes, for their output is figures.
+
+And their own words for what options became in a manifest that nobody wrote.
+"""
 
 from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cluster import ClusterError
 from orchestrator.course import Course
-from orchestrator.manifest import Manifest
+from orchestrator.manifest import Manifest, ManifestError
 from orchestrator.plan import TestSpec
 from orchestrator.record import Record
 from orchestrator.timings import Board
@@ -23,6 +28,27 @@ def bench_folder() -> tempfile.TemporaryDirectory[str]:
 def noter(as_json: bool) -> Callable[[str], None]:
     """Who says how a bench goes: nobody, where the output is for machines."""
     return (lambda text: None) if as_json else (lambda text: print(text, file=sys.stderr))
+
+
+def as_typed(text: str, options: Mapping[str, str]) -> str:
+    """`text` with the options that a person typed, where it names the manifest's fields that they became."""
+    for field, option in options.items():
+        text = text.replace(field, option)
+    return text
+
+
+@contextmanager
+def told_as_typed(options: Mapping[str, str]) -> Iterator[None]:
+    """The same of the error that ends a command: the person has no file in which to change such a field."""
+    try:
+        yield
+    except ManifestError as error:
+        if error.field not in options:
+            raise
+        message = as_typed(error.message, options)
+        raise ManifestError(options[error.field], None, "", message) from None
+    except ClusterError as error:
+        raise ClusterError(as_typed(str(error), options)) from None
 
 
 class Quiet:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +16,12 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator import bench as bench_command
-from orchestrator.bench import SWEEP_RESOLUTION, highest
+from orchestrator.bench import OFFLINE_SLACK, SWEEP_RESOLUTION, Bench, NullPath, highest
+from orchestrator.campaign import Session
+from orchestrator.cli import app
+from orchestrator.cluster import ClusterError
+from orchestrator.manifest import ManifestError
+from orchestrator.manifest_types import MOST_QPS
 from orchestrator.record import Record
 from tests import made_records
 from tests.program import Program
@@ -20,6 +29,7 @@ from tests.ray_nodes import LocalRay
 
 TIME_BUDGET_S = 60
 
+PATH = NullPath(2, 0, 4, "curve", 8, 0)
 FIGURES = ["completed_qps", "valid", "p50_ms", "p99_ms", "p999_ms", "driver_cpu_us_per_sample"]
 
 
@@ -117,6 +127,7 @@ def test_a_wrong_setting_is_one_message(tmp_path: Path, local_ray: LocalRay) -> 
     with Program(tmp_path, *arguments, env=local_ray.env) as program:
         assert program.end(10.0) == 2
         assert len(program.lines) == 1 and 'did you mean "curve"?' in program.said
+        assert program.said.startswith('loadgrid: --security: "curv" is not one of ')
 
 
 def test_workers_go_only_where_ray_has_the_cpus_asked_for(tmp_path: Path, local_ray: LocalRay) -> None:
@@ -124,6 +135,89 @@ def test_workers_go_only_where_ray_has_the_cpus_asked_for(tmp_path: Path, local_
     with Program(tmp_path, *arguments, env=local_ray.env) as program:
         assert program.end(30.0) == 3
         assert "4096 CPU and 0 GPU each" in program.said
+
+
+# What a person typed is what messages name
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--num-cpus", 5000.0), ("--num-cpus", math.inf), ("--response-bytes", 1 << 40), ("--security", "x")],
+)
+def test_a_setting_that_no_manifest_takes_is_named_as_it_was_typed(
+    tmp_path: Path, option: str, value: Any
+) -> None:
+    shape = {"workers": 2, "payload_bytes": 0, "response_bytes": 4, "security": "curve", "max_batch": 8}
+    path = NullPath(**{**shape, "io_threads": 0, option.lstrip("-").replace("-", "_"): value})
+    with pytest.raises(ManifestError) as caught:
+        Bench(path, "local", tmp_path, lambda text: None)
+    assert str(caught.value).startswith(f"{option}: ")
+
+
+@pytest.mark.parametrize(
+    ("field", "option"), [("workers.count", "--workers"), ("workers.num_cpus", "--num-cpus")]
+)
+def test_a_cluster_without_room_asks_for_less_of_an_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str, option: str
+) -> None:
+    def refuses(self: Session) -> None:
+        raise ClusterError(f"no room. Lower {field}, or add nodes")
+
+    monkeypatch.setattr(Session, "__enter__", refuses)
+    with pytest.raises(ClusterError, match=f"^no room. Lower {option}, or add nodes$"):
+        Bench(PATH, "local", tmp_path, lambda text: None).__enter__()
+
+
+def test_a_data_set_without_room_on_the_disk_is_the_payload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOADGRID_CACHE", str(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**6))
+    with pytest.raises(ManifestError, match="^--payload-bytes: .* 64.0 GB .*; lower "):
+        Bench(replace(PATH, payload_bytes=10**9), "local", tmp_path, lambda text: None).__enter__()
+
+
+def test_why_a_test_failed_is_told_with_the_option_beside_the_figures_and_under_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noted: list[str] = []
+    made = Bench(PATH, "local", tmp_path, noted.append)
+    made._quiet.event({"event": "failed", "reason": "too much: lower workers.max_batch"})
+    assert noted == ["event: failed, reason: too much: lower --max-batch"]
+    failed = made_records.record(
+        "Server",
+        status="failed",
+        reason="[/] too much: lower workers.max_batch",
+        driver=made_records.driver(max_rss_bytes=0),
+    )
+    failed = failed.model_copy(update={"result": failed.result.model_copy(update={"valid": False})})
+    row = bench_command.figures(failed, 100.0, PATH, 1.0)
+    assert row["failed"] == "[/] too much: lower --max-batch"
+    bench_command._show([row], as_json=False)
+    assert "100/s failed: [/] too much: lower --max-batch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["null", "--qps", "inf"],
+        ["sweep", "--start-qps", "1e9"],
+        ["watch", "--qps", "inf"],
+        ["offline", "--samples", "110000001"],
+        ["null", "--payload-bytes", str((1 << 30) + 1)],
+        ["scale", "m.yaml", "--qps", "inf"],
+        ["scale", "m.yaml", "--slowed", "inf"],
+    ],
+    ids=" ".join,
+)
+def test_a_number_beyond_any_test_is_refused_by_its_option(arguments: list[str]) -> None:
+    told = CliRunner().invoke(app, ["bench", *arguments])
+    assert told.exit_code == 2 and f"'{arguments[-2]}': Input should be less than or" in told.output
+
+
+def test_the_most_samples_that_can_be_asked_for_make_a_manifest() -> None:
+    most = PATH.manifest("Offline", 110_000_000 / OFFLINE_SLACK, 1.0).loadgen.Offline
+    assert most.target_qps == pytest.approx(MOST_QPS)
 
 
 # The search

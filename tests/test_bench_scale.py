@@ -12,8 +12,10 @@ import typer
 from orchestrator import bench_scale
 from orchestrator.bench_engine import EngineBenchError
 from orchestrator.bench_scale import FIELDS, Rows, Scale, for_scale, numbers, offline_row
+from orchestrator.campaign import Session
+from orchestrator.cluster import ClusterError
 from orchestrator.journey import idle_and_tail
-from orchestrator.manifest import load_manifest
+from orchestrator.manifest import Manifest, ManifestError, load_manifest
 from orchestrator.record import LossRecord, Record
 from orchestrator.settings import offline_samples_per_query
 from tests import made_records
@@ -212,6 +214,64 @@ def test_any_manifest_is_measured_with_ray_workers_in_performance_tests(tmp_path
     file.write_text(MANIFEST.replace("where: ray", "where: local").replace(", num_cpus: 0", ""))
     made = for_scale(load_manifest(file), 3)
     assert (made.workers.where, made.workers.count, made.runs) == ("ray", 3, ("performance",))
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize("where", ["local", "ray"])
+def test_who_asked_for_local_workers_is_told_of_ray_ones_before_anything_starts(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    where: str,
+    as_json: bool,
+) -> None:
+    file = tmp_path / "unlike.yaml"
+    file.write_text(MANIFEST.replace("where: ray", f"where: {where}").replace(", num_cpus: 0", ""))
+
+    def starts(self: Scale) -> Scale:
+        raise EngineBenchError("started")
+
+    monkeypatch.setattr(Scale, "__enter__", starts)
+    with pytest.raises(typer.Exit):
+        bench_scale.scale(file, workers="2", qps=[], as_json=as_json)
+    told = capsys.readouterr().err.splitlines()
+    assert told.pop() == "loadgrid: started"
+    if where == "ray":
+        assert not told
+        return
+    assert len(told) == 1 and told[0].startswith(f"loadgrid: {file}: workers.where is local, but ")
+    assert "measured with Ray workers, here of 1 CPU each" in told[0] and "workers.where: ray" in told[0]
+
+
+def test_a_cluster_without_room_asks_for_fewer_by_the_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "unlike.yaml"
+    file.write_text(MANIFEST)
+
+    def refuses(self: Session) -> None:
+        raise ClusterError("no room. Lower workers.count, or add nodes")
+
+    monkeypatch.setattr(Session, "__enter__", refuses)
+    with pytest.raises(ClusterError, match="^no room. Lower --workers, or add nodes$"):
+        Scale(load_manifest(file), 2, 1.0, "local", tmp_path, lambda text: None).__enter__()
+
+
+def test_files_are_looked_for_where_the_ray_workers_will_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "unlike.yaml"
+    file.write_text(MANIFEST.replace("where: ray", "where: local").replace(", num_cpus: 0", ""))
+    asked: list[str] = []
+
+    def looked_for(manifest: Manifest, address: str) -> None:
+        asked.append(manifest.workers.where)
+        raise ManifestError("m.yaml", 1, "backend.weights", "no such file")
+
+    monkeypatch.setattr(bench_scale, "check_files", looked_for)
+    with pytest.raises(ManifestError):
+        bench_scale.scale(file, workers="2", qps=[], address="10.0.0.7:6379")
+    assert asked == ["ray"]
 
 
 def test_real_workers_alone_and_together_one_of_them_slowed(tmp_path: Path, local_ray: LocalRay) -> None:

@@ -218,6 +218,17 @@ def test_scales_that_came_while_others_were_made_stay(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.yaml", "s.json"]
 
 
+def test_scales_that_no_worker_could_use_are_not_written(
+    calibrate: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "m.yaml"
+    file.write_text(manifest_text())
+    monkeypatch.setattr("workers.models.quantise.rounded_scale", lambda value: 1e6)
+    code, said = calibrate(file)
+    assert code != 0 and "no worker could use the scales of these weights (activations.conv1: 1e+06" in said
+    assert "unexpected error" not in said and not (tmp_path / "s.json").exists()
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -174,6 +174,7 @@ BAD = [
     ("count: 20", "count: !!python/object/apply:os.system [x]", 9, "", "tag"),
     ("count: 20", "count: !mine 3", 9, "", "tag"),
     ("count: 2}", "count: 0}", 11, "workers.count", "must be at least 1, not 0"),
+    ("count: 2}", "count: 2, num_cpus: 0.00009}", 11, "workers.num_cpus", "must be 0, or 0.0001 and more"),
     ("count: 2}", "count: 2, num_gpus: 1.5}", 11, "workers.num_gpus", "must be whole above 1"),
     ("count: 2}", "where: local, num_gpus: 1}", 11, "workers.num_gpus", "does nothing"),
     ("count: 2}", "- 2}", 11, "", "not YAML"),

@@ -229,7 +229,7 @@ def test_what_somebody_put_at_a_temporary_name_is_passed_by(
     foreseen = iter(["first", "second", "third"])
     monkeypatch.setattr(secrets, "token_hex", lambda count: next(foreseen))
     for name in ("first", "second"):
-        PLANTED[planted](ours / f".file.{name}")
+        PLANTED[planted](ours / f".file.loadgrid-{name}")
     (ours / ".file.partial").symlink_to(ours.parent / "none")
     known = [(name, os.lstat(ours / name)) for name in sorted(os.listdir(ours))]
     write, wanted = WRITERS.get(writer, (lambda path: write_new(path, b"new"), b"new"))

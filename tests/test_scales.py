@@ -18,7 +18,9 @@ from orchestrator.manifest import Manifest, ManifestError, load_manifest
 from orchestrator.preflight import check_files, wrong_scales
 from tests.made_int8 import manifest_text
 from workers.backends import BackendError, open_backend
-from workers.models.scales import LARGEST_BYTES, Origin, Scales
+from workers.models.dlrm_int8 import E4M3_TOP
+from workers.models.quantise import TOP, rounded_scale
+from workers.models.scales import LARGEST_BYTES, Origin, Scales, read_scales
 from workers.tasks import open_task
 
 TIME_BUDGET_S = 20
@@ -42,6 +44,18 @@ WRONG: list[tuple[bytes, str, str]] = [
     (SEEDED.written()[:-40], "scales: s.json", "it is no file of scales"),
     (b"{}", "scales: s.json", "it is no file of scales (model: Field required)"),
     (SEEDED.written().replace(b"0.5", b"-0.5"), "scales: s.json", "activations.conv1: "),
+    (SEEDED.written().replace(b"0.5", b"1e30"), "scales: s.json", "activations.conv1: 1e+30 is no scale: "),
+    (
+        SEEDED.written().replace(b"0.5", b"516"),
+        "scales: s.json",
+        "must be 1.3e-10 to 515.9, or the last step",
+    ),
+    (SEEDED.written().replace(b"0.5", b"1e-10"), "scales: s.json", "activations.conv1: 1e-10 is no scale: "),
+    (
+        SEEDED.written().replace(b'"corrections": {}', b'"corrections": {"conv1": [0.5, -1e30]}'),
+        "scales: s.json",
+        "corrections.conv1.1: -1e+30 is no correction of a bias: ",
+    ),
     (SEEDED.written(), f"scales: s.json, scales_sha256: {OTHER}", f"not backend.scales_sha256, {OTHER}"),
     (SEEDED.written().replace(b"resnet50", b"dlrm"), "scales: s.json", "was made for other weights (dlrm, "),
     (TRAINED.written(), "scales: s.json", "than these (resnet50, seeded, sha256 none)"),
@@ -90,6 +104,13 @@ def test_scales_that_no_worker_would_take_are_told_at_once_at_their_field(
     assert said.err.startswith(f"loadgrid: {file}:9: backend.scales: ") and told in said.err
     assert str(file.parent / "s.json") in said.err and "`loadgrid calibrate`" in said.err
     assert sorted(os.listdir()) == ["m.yaml", "s.json", "w.pth"]
+
+
+@pytest.mark.parametrize("last", [TOP, E4M3_TOP])
+@pytest.mark.parametrize("most", [6e-8, 1e-6, 1.0, 65504.0])
+def test_whatever_float16_holds_has_a_scale_in_either_format(last: float, most: float) -> None:
+    made = {**SEEDED.model_dump(), "activations": {"conv1": rounded_scale(most / last)}}
+    assert read_scales(Scales.model_validate(made).written()).activations["conv1"] > 0
 
 
 def test_a_file_too_large_for_scales_is_not_read(made: Callable[..., Manifest], tmp_path: Path) -> None:

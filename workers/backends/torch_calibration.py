@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from workers.backends import BackendError, read_options
 from workers.backends.slots import threads_of
@@ -21,7 +22,7 @@ from workers.backends.torch_slots import given
 from workers.library import Library
 from workers.models import ModelError, calibration_methods
 from workers.models.quantise import agreement
-from workers.models.scales import METHODS, Method, Origin, Scales
+from workers.models.scales import METHODS, Method, Origin, Scales, first_fault
 from workers.tasks import Task
 
 BATCH = 16
@@ -61,16 +62,22 @@ def calibrate(
     """
     with _in_fp32(options) as (network, facts, device):
         batches = samples.batches(task, device)
-        parts = network.calibrated(batches, method, True, heard)
-        made = Scales(
-            model=facts["model"],
-            model_hash=facts["model_hash"],
-            weights=facts["weights"],
-            weights_sha256=facts.get("weights_sha256"),
-            method=method,
-            samples=Origin(**about, count=len(samples.indices), **_versions(device)),
-            **parts,
-        )
+        try:
+            parts = network.calibrated(batches, method, True, heard)
+            made = Scales(
+                model=facts["model"],
+                model_hash=facts["model_hash"],
+                weights=facts["weights"],
+                weights_sha256=facts.get("weights_sha256"),
+                method=method,
+                samples=Origin(**about, count=len(samples.indices), **_versions(device)),
+                **parts,
+            )
+        except ValidationError as error:
+            raise BackendError(
+                f"no worker could use the scales of these weights ({first_fault(error)}); look whether the "
+                "weights and the samples are sound"
+            ) from None
         if others is None:
             return made
         try:

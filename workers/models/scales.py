@@ -10,17 +10,42 @@ import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticCustomError
 
 from workers.installed import LocateError, locate
 from workers.models import ModelError
 
 LARGEST_BYTES = 1 << 26
-# Beyond these a scale, or its inverse, leaves float32's range once it is multiplied by another.
-LEAST_SCALE, MOST_SCALE = 1e-30, 1e30
+# A scale puts the largest magnitude that calibration saw on the last step: 127 of int8, 448 of e4m3. Beside
+# their 8 bits the networks compute in float16, which holds no magnitude above 65504 and none below 2^-24. So
+# 2^-24 / 448 and 65504 / 127 are the bounds, a little outwards, for scales are rounded to some digits.
+MOST_FLOAT16 = 65504.0
+LEAST_SCALE, MOST_SCALE = 1.3e-10, 515.9
 
 Method = Literal["mse", "max"]
 METHODS: tuple[Method, ...] = ("mse", "max")
+
+
+def _scale(value: float) -> float:
+    if not LEAST_SCALE <= value <= MOST_SCALE:
+        raise PydanticCustomError(
+            "scale",
+            "{value} is no scale: must be {least} to {most}, or the last step (127 of int8, 448 of fp8) is "
+            "nothing that float16 holds",
+            {"value": f"{value:g}", "least": f"{LEAST_SCALE:g}", "most": f"{MOST_SCALE:g}"},
+        )
+    return value
+
+
+def _correction(value: float) -> float:
+    if not abs(value) <= MOST_FLOAT16:
+        raise PydanticCustomError(
+            "correction",
+            "{value} is no correction of a bias: float16 holds no more than {most}",
+            {"value": f"{value:g}", "most": f"{MOST_FLOAT16:g}"},
+        )
+    return value
 
 
 class Origin(BaseModel):
@@ -64,8 +89,8 @@ class Scales(BaseModel):
     weights_sha256: str | None = None
     method: Method
     samples: Origin
-    activations: dict[str, Annotated[float, Field(ge=LEAST_SCALE, le=MOST_SCALE)]]
-    corrections: dict[str, list[float]]
+    activations: dict[str, Annotated[float, AfterValidator(_scale)]]
+    corrections: dict[str, list[Annotated[float, AfterValidator(_correction)]]]
     agreement: dict[str, float] | None = None
 
     def written(self) -> bytes:
@@ -87,15 +112,19 @@ class Scales(BaseModel):
         return hashlib.sha256(self.written()).hexdigest()
 
 
+def first_fault(error: ValidationError) -> str:
+    """Where scales are first wrong, and why."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where[:100]}: {first['msg'][:200]}" if where else str(first["msg"][:200])
+
+
 def read_scales(data: bytes) -> Scales:
     """The scales of a file; ModelError says what is wrong with it."""
     try:
         return Scales.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        told = f"{where}: {first['msg']}" if where else str(first["msg"])
-        raise ModelError(f"it is no file of scales ({told[:200]})") from None
+        raise ModelError(f"it is no file of scales ({first_fault(error)})") from None
     except RecursionError:
         raise ModelError("it is no file of scales (too deep)") from None
 
