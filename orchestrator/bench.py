@@ -9,7 +9,6 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,42 +17,28 @@ from rich.console import Console as Terminal
 from rich.table import Table
 
 from orchestrator import bench_engine, bench_scale, children
-from orchestrator.campaign import EXIT_INVALID, Session
+from orchestrator.campaign import EXIT_INVALID
 from orchestrator.logs import read_detail
-from orchestrator.manifest import Manifest, parse_manifest
 from orchestrator.manifest_fields import MOST_WORKERS
 from orchestrator.manifest_types import MOST_QPS
-from orchestrator.paths import DETAIL, USER_CONF, RunPaths
+from orchestrator.null_path import LIMIT_MS, OPTIONS, SAMPLES, Bench, NullPath
+from orchestrator.paths import DETAIL, USER_CONF
 from orchestrator.peak_search import PeakSearch, Seen
-from orchestrator.plan import TestSpec, plan
-from orchestrator.quiet import Quiet, as_typed, bench_folder, noter, told_as_typed
+from orchestrator.plan import TestSpec
+from orchestrator.quiet import as_typed, bench_folder, noter
 from orchestrator.record import Record
-from orchestrator.rules import load_round
 from orchestrator.timings import STAGES
-from orchestrator.watching import Watcher, Watchers
 from workers.tasks import MOST_SAMPLE_BYTES
 
 app = typer.Typer(no_args_is_help=True, help="Measure the path itself with a null model, or an engine.")
 app.command()(bench_engine.engine)
 app.command()(bench_scale.scale)
 
-LIMIT_MS = 15
 # The sweep ends when the bracket is this narrow.
 SWEEP_RESOLUTION = 0.03
-SAMPLES = 1024
 KB = 1024
 # LoadGen asks so many times what an Offline test's target_qps and min_duration make.
 OFFLINE_SLACK = 1.1
-
-# What messages call by the field of a manifest is an option here.
-OPTIONS = {
-    "workers.count": "--workers",
-    "workers.num_cpus": "--num-cpus",
-    "workers.max_batch": "--max-batch",
-    "dispatch.security": "--security",
-    "backend.response_bytes": "--response-bytes",
-    "task.count": "--payload-bytes",  # which says how many samples there are
-}
 
 Workers = Annotated[int, typer.Option(min=1, max=MOST_WORKERS, help="Worker actors.")]
 Duration = Annotated[float, typer.Option(min=0.5, max=bench_engine.MOST_S, help="Seconds of each test.")]
@@ -77,86 +62,6 @@ NumCpus = Annotated[
     float, typer.Option(min=0, help="CPUs of a node for each, as its Ray counts them; 0: any node.")
 ]
 KeepAwake = Annotated[bool, typer.Option("--keep-awake", help="As dispatch.keep_awake, on hosts of yours.")]
-
-
-@dataclass(frozen=True)
-class NullPath:
-    """What is measured: the path's shape, without the rate."""
-
-    workers: int
-    payload_bytes: int
-    response_bytes: int
-    security: str
-    max_batch: int
-    io_threads: int
-    num_cpus: float = 0.0
-    keep_awake: bool = False
-    where: str = "ray"
-
-    def manifest(self, scenario: str, qps: float, duration_s: float) -> Manifest:
-        """A manifest that runs this path at one rate."""
-        count = SAMPLES if self.payload_bytes < 1 << 20 else 64
-        body: dict[str, Any] = {
-            "name": "bench",
-            "round": "v6.1",
-            "suite": "datacenter,edge",
-            "division": "open",
-            "benchmark": "resnet",
-            "scenarios": [scenario],
-            "runs": ["performance"],
-            "task": {"name": "null", "count": count, "sample_bytes": max(self.payload_bytes, 4)},
-            "backend": {"engine": "echo", "response_bytes": self.response_bytes},
-            "workers": {
-                "where": self.where,
-                "count": self.workers,
-                "num_cpus": self.num_cpus,
-                "max_batch": self.max_batch,
-            },
-            "dispatch": {
-                "payload": "value" if self.payload_bytes else "index",
-                "security": self.security,
-                "io_threads": self.io_threads or None,
-                "keep_awake": self.keep_awake,
-            },
-            "loadgen": {
-                "performance_sample_count_override": count,
-                "min_duration": int(duration_s * 1000),
-                "min_query_count": 1,
-                scenario: {"target_qps": qps},
-            },
-        }
-        if scenario == "Server":
-            body["loadgen"]["Server"]["target_latency"] = LIMIT_MS
-        return parse_manifest(json.dumps(body).encode(), "bench")
-
-
-class Bench:
-    """A session at which tests of several rates can be run."""
-
-    def __init__(self, path: NullPath, address: str, folder: Path, note: Callable[[str], None]) -> None:
-        self._path = path
-        self._quiet = Quiet(lambda text: note(as_typed(text, OPTIONS)))
-        with told_as_typed(OPTIONS):
-            self._session = Session(path.manifest("Server", 1.0, 1.0), address, self._quiet)
-        self._folder = folder
-
-    def __enter__(self) -> Bench:
-        with told_as_typed(OPTIONS):
-            self._session.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._session.__exit__()
-
-    def test(
-        self, scenario: str, qps: float, duration_s: float, *watchers: Watcher
-    ) -> tuple[Record, TestSpec, Path]:
-        """Run one test, watched by whom you name; returns its record, its spec and its folder."""
-        self._session.watcher = Watchers(self._quiet, *watchers)
-        manifest = self._path.manifest(scenario, qps, duration_s)
-        spec = plan(manifest, load_round(manifest.round))[0]
-        run = RunPaths.new(self._folder, "bench")
-        return self._session.run(spec, run), spec, run.root / spec.name
 
 
 def figures(record: Record, offered_qps: float, path: NullPath, duration_s: float) -> dict[str, Any]:
