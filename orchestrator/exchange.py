@@ -14,10 +14,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from orchestrator.dispatch import Completion, Dispatcher, Loss, NoWorkers, PeerFault
+from orchestrator.dispatch import Completion, Dispatcher, Ids, Loss, Lump, NoWorkers, PeerFault
 from orchestrator.lateness import IssueLog
 from orchestrator.link import Link, LinkDown
-from orchestrator.lumps import Ids, Issued, lumps_of
 from orchestrator.shared_answers import SharedAnswers
 from orchestrator.timings import COUNTERS, Timings
 from workers.library import Library
@@ -86,7 +85,7 @@ class Exchange:
         self._on_check = on_check
         self.failure: str | None = None
         self.foreign = 0  # answers of another epoch, dropped
-        self._pending: deque[Issued] = deque()
+        self._pending: deque[Lump] = deque()
         self._commands: deque[Callable[[], None]] = deque()
         self._asleep = False
         self._running = True
@@ -102,7 +101,7 @@ class Exchange:
 
     def issue(self, ids: Ids, indices: Ids) -> None:
         """LoadGen's issue callback: note the samples and return."""
-        self._pending.append((ids, indices, time.monotonic_ns()))
+        self._pending.append(Lump(ids, indices, time.monotonic_ns()))
         if self._asleep:
             self._asleep = False
             self._link.wake()
@@ -197,16 +196,17 @@ class Exchange:
 
     def _take(self) -> bool:
         """Hand what LoadGen issued to the Dispatcher."""
-        issued = [self._pending.popleft() for _ in range(len(self._pending))]
-        if issued:
-            self._issue_log.add(issued)
+        pending = self._pending
+        busy = bool(pending)
+        while pending:
+            lump = pending.popleft()
+            self._issue_log.add(lump.issued_ns, len(lump.ids))
             if not self._dispatcher.issued:
-                self._timings.board.set_total("first_issue_ns", issued[0][2])
-            for lump in lumps_of(issued):
-                self._dispatcher.issue(lump)
+                self._timings.board.set_total("first_issue_ns", lump.issued_ns)
+            self._dispatcher.issue(lump)
         while self._commands:
             self._commands.popleft()()
-        return bool(issued)
+        return busy
 
     def _send(self) -> bool:
         """Send the frames that the Dispatcher deals."""

@@ -14,8 +14,7 @@ from functools import partial
 
 import numpy as np
 
-from orchestrator.dispatch import Completion, Dispatcher, NoWorkers, PeerFault
-from orchestrator.lumps import Lump
+from orchestrator.dispatch import Completion, Dispatcher, Lump, NoWorkers, PeerFault
 from orchestrator.pace import Pace
 from workers.batcher import Batcher, Taken
 from workers.protocol import (

@@ -7,8 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from orchestrator.dispatch import Completion, Dispatcher, NoWorkers, PeerFault, Send
-from orchestrator.lumps import Lump
+from orchestrator.dispatch import Completion, Dispatcher, Lump, NoWorkers, PeerFault, Send
 from orchestrator.pace import Pace
 from workers.protocol import Answer, Responses, Segment
 

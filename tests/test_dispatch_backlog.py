@@ -7,8 +7,7 @@ import weakref
 import numpy as np
 import pytest
 
-from orchestrator.dispatch import Dispatcher
-from orchestrator.lumps import PIECE, Backlog, Lump
+from orchestrator.dispatch import PIECE, Backlog, Dispatcher, Lump
 from tests.test_dispatch import FIRST, MS, answer, dispatcher, issue, nothing_is_left, paced, whole
 
 TIME_BUDGET_S = 5

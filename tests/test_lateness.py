@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from orchestrator.lateness import CHUNK, MOST_QUERIES, IssueLog, server_lateness, server_schedule_ns
-from orchestrator.lumps import Issued
 
 TIME_BUDGET_S = 10
 SEED = 3_133_965_575_612_453_542  # of a real round: its upper half must not count
@@ -50,17 +49,11 @@ print(json.dumps({"issued": issued, "sets": sets}))
 
 
 def log_of(issued: list[list[int]], sets: Sequence[int] = ()) -> IssueLog:
-    """Callbacks as they were issued, in handfuls of one, two, three ..."""
     log = IssueLog()
-    handful: list[Issued] = []
     for number, (at_ns, count) in enumerate(issued):
-        if number in sets or len(handful) > number % 5:
-            log.add(handful)
-            handful = []
         if number in sets:
             log.start_set()
-        handful.append(([0] * count, [0] * count, at_ns))
-    log.add(handful)
+        log.add(at_ns, count)
     return log
 
 
@@ -134,12 +127,11 @@ def test_a_coalesced_lump_makes_its_first_query_late_and_its_last_prompt() -> No
 
 def test_no_callback_gives_no_lateness_and_a_full_log_stops_growing() -> None:
     assert server_lateness(IssueLog(), SEED, QPS) is None
-    for handful in (1, 2, 9):
-        log = IssueLog(capacity=3)
-        for at in range(0, 9, handful):
-            log.add([([7, 8], [0, 1], now) for now in range(at, at + handful)])
-        assert [a.tolist() for a in log.lumps] == [[0, 1, 2], [2, 2, 2]]
-        assert server_lateness(log, SEED, QPS) is not None
+    log = IssueLog(capacity=3)
+    for at in range(9):
+        log.add(at, 2)
+    assert [a.tolist() for a in log.lumps] == [[0, 1, 2], [2, 2, 2]]
+    assert server_lateness(log, SEED, QPS) is not None
 
 
 def test_a_schedule_drawn_in_chunks_is_one_schedule() -> None:

@@ -12,9 +12,8 @@ import pytest
 import zmq
 
 from orchestrator import dispatch
-from orchestrator.dispatch import Dispatcher
+from orchestrator.dispatch import Dispatcher, Lump
 from orchestrator.link import Peer, RouterLink
-from orchestrator.lumps import Lump
 from orchestrator.pace import Pace
 from tests.processes import eventually
 from workers.port import DealerPort, new_key_pair, readable
