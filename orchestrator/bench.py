@@ -5,6 +5,7 @@ What an engine loses on the path is measured by bench_engine.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import tempfile
@@ -28,6 +29,7 @@ from orchestrator.plan import TestSpec
 from orchestrator.quiet import as_typed, bench_folder, noter
 from orchestrator.record import Record
 from orchestrator.timings import STAGES
+from workers.awake import Awake
 from workers.tasks import MOST_SAMPLE_BYTES
 
 app = typer.Typer(no_args_is_help=True, help="Measure the path itself with a null model, or an engine.")
@@ -171,7 +173,8 @@ def null(
         for rate in qps:
             record, spec, test_folder = bench.test("Server", rate, duration_s)
             row = figures(record, rate, path, duration_s)
-            alone = row["inprocess"] = in_process(spec, test_folder, response_bytes, duration_s)
+            with contextlib.closing(Awake()) if keep_awake else contextlib.nullcontext():
+                alone = row["inprocess"] = in_process(spec, test_folder, response_bytes, duration_s)
             row["ratio"] = {key: _ratio(row[key], alone.get(key)) for key in ("completed_qps", "p99_ms")}
             rows.append(row)
     _show(rows, as_json)

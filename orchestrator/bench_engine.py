@@ -230,10 +230,14 @@ def filling(seconds: float, batch: int, took_s: Callable[[int], float]) -> int:
 
 
 def one_worker(manifest: Manifest) -> Manifest:
-    """The manifest with one worker and an Offline performance test, in the division open to any size."""
+    """The manifest with one worker and an Offline performance test, in the division open to any size.
+
+    Without dispatch.keep_awake, which the bare loop would not have.
+    """
     workers = manifest.workers.model_copy(update={"count": 1, "placement": "spread"})
     kept = {"division": "open", "scenarios": ("Offline",), "runs": ("performance",), "accuracy_target": None}
-    return manifest.model_copy(update={**kept, "workers": workers})
+    dispatch = manifest.dispatch.model_copy(update={"keep_awake": False})
+    return manifest.model_copy(update={**kept, "workers": workers, "dispatch": dispatch})
 
 
 def sized(manifest: Manifest, samples: int) -> Manifest:

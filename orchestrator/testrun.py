@@ -275,7 +275,7 @@ class TestProcess:
             "response_path": self._response_path(),
             "shared_answers": self.shared.answers,
             "stacked": self.stacked,
-            "kept_awake": len(self.awake.processors) if self.awake else None,
+            "kept_awake": self.awake.count() if self.awake else None,
             "max_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             **self.cpu.result(),
         }

@@ -64,6 +64,16 @@ def test_nothing_is_left_whoever_is_killed(whom: str, how: signal.Signals) -> No
     assert gone
 
 
+def test_a_test_that_lost_what_kept_its_processors_awake_does_not_claim_them() -> None:
+    before = descendants(os.getpid())
+    with contextlib.closing(Awake()) as kept:
+        assert kept.count() == len(HERE)
+        (parent,) = (pid for pid in descendants(os.getpid()) - before if descendants(pid))
+        os.kill(parent, signal.SIGKILL)
+        assert eventually(lambda: kept.count() == 0, 10)
+    assert eventually(lambda: descendants(os.getpid()) == before, 10)
+
+
 def test_a_cpu_limit_is_refused_by_name_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     before = descendants(os.getpid())
     monkeypatch.setattr("workers.limits.cpu_quota", lambda: len(HERE) - 0.5)

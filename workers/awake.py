@@ -71,6 +71,10 @@ class Awake:
             self.close()
             raise AwakeError(f"processors cannot be kept awake: {said or 'the process that does it died'}")
 
+    def count(self) -> int:
+        """How many processors are kept awake: none any more if somebody ended what does it."""
+        return len(self.processors) if self._process.poll() is None else 0
+
     def close(self) -> None:
         """Let the processors sleep again."""
         for pipe in (self._process.stdin, self._process.stdout):
