@@ -18,7 +18,7 @@ from rich.console import Console as Terminal
 from rich.table import Table
 
 from orchestrator import bench_engine, bench_scale, children
-from orchestrator.campaign import EXIT_INVALID
+from orchestrator.campaign import EXIT_FAILED, EXIT_INVALID
 from orchestrator.logs import read_detail
 from orchestrator.manifest_fields import MOST_WORKERS
 from orchestrator.manifest_types import MOST_QPS
@@ -178,6 +178,8 @@ def null(
             row["ratio"] = {key: _ratio(row[key], alone.get(key)) for key in ("completed_qps", "p99_ms")}
             rows.append(row)
     _show(rows, as_json)
+    if any("failed" in row for row in rows):
+        raise typer.Exit(EXIT_FAILED)
     raise typer.Exit(0 if all(row["valid"] for row in rows) else EXIT_INVALID)
 
 
@@ -205,6 +207,10 @@ def sweep(
 
         def holds(qps: float) -> bool:
             rows.append(figures(bench.test("Server", qps, duration_s)[0], qps, path, duration_s))
+            if "failed" in rows[-1] and not any(row["valid"] for row in rows):
+                # Not a rate that is too high: whatever it was, no rate was measured.
+                _show(rows, as_json)
+                raise typer.Exit(EXIT_FAILED)
             noter(as_json)(f"{qps:,.0f} queries/s: {'VALID' if rows[-1]['valid'] else 'INVALID'}")
             return bool(rows[-1]["valid"])
 

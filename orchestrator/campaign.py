@@ -40,6 +40,7 @@ from orchestrator.stop import Stop
 from orchestrator.supervise import Hooks, Outcome, run_test
 from orchestrator.timings import Board
 from orchestrator.watching import Watcher
+from workers.awake import MEND, why_not
 from workers.host import WorkerSpec
 from workers.library import Library
 from workers.own_code import workers_sha256
@@ -72,6 +73,8 @@ class Session:
     def __enter__(self) -> Session:
         if self.power is not None and (why := why_no_server(self.power)):
             raise SetUpError(why)
+        if self.manifest.dispatch.keep_awake and (why := why_not()):
+            raise SetUpError(f"processors cannot be kept awake: {why}. {MEND}")
         self.round: Round = load_round(self.manifest.round)
         self.library = self.opened or open_library(self.manifest, self.watcher)
         if broken := broken_by_data(self.manifest, self.round, self.library, self.specs):
@@ -130,6 +133,7 @@ class Session:
             batch_deadline_ns=int(m.workers.batch_deadline_ms * 1e6),
             cache=str(cache_dir()),
             needs_library=m.dispatch.payload == "index",
+            keep_awake=m.dispatch.keep_awake,
         )
 
     def _backend_options(self) -> dict[str, Any]:

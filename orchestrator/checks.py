@@ -130,9 +130,11 @@ def memory_check(available: int | None, specs: Sequence[TestSpec]) -> Check:
     return Check("memory", OK, seen)
 
 
-def disk_check(folder: str, free: int) -> Check:
+def disk_check(folder: str, free: int, writable: bool) -> Check:
     """Room for logs."""
     seen = f"{size(free)} free in {folder}"
+    if not writable:
+        return Check("disk", FAIL, f"{folder} cannot be written into", "--runs-dir elsewhere")
     if free < DISK_ENOUGH:
         return Check("disk", WARN, seen, "accuracy logs can take more: make room, or --runs-dir elsewhere")
     return Check("disk", OK, seen)
@@ -169,15 +171,15 @@ def shared_memory_check(usage: tuple[int, int] | None) -> Check:
 
 
 def ports_check(address: str, ports: tuple[int, int], taken: Sequence[int], wanted: int) -> Check:
-    """Whether dispatch.ports has room: a test runs with one of them, but wants one for each I/O thread."""
+    """Whether dispatch.ports has room: a test wants one for each I/O thread, and takes half at most."""
     low, high = ports
     count = high - low + 1
     seen = f"{address}: {count - len(taken)} of {plural(count, 'port')} {low} to {high} free"
     if len(taken) == count:
         return Check("ports", FAIL, seen, "end what listens there, or widen dispatch.ports")
-    if count - len(taken) < wanted:
-        mend = "widen dispatch.ports: workers that share a port may crowd on one of its threads"
-        return Check("ports", WARN, f"{seen}, for {wanted} I/O threads", mend)
+    if wanted > 1 and (count - len(taken)) // 2 < wanted:
+        mend = f"widen dispatch.ports to {2 * wanted}: workers that share a port may crowd on one thread"
+        return Check("ports", WARN, f"{seen}; a test takes half at most, and has {wanted} I/O threads", mend)
     return Check("ports", OK, seen)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import sys
 import time
 import tomllib
@@ -179,7 +180,7 @@ def _this_machine(address: str, manifest: Manifest | None, specs: Sequence[TestS
     yield checks.clock_check(_clock_drift_ppm(), _synchronised())
     yield checks.memory_check(machine.available_memory_bytes(), specs)
     place, free = machine.free_disk_bytes(RUNS_DIR)
-    yield checks.disk_check(str(place), free)
+    yield checks.disk_check(str(place), free, os.access(place, os.W_OK | os.X_OK))
     yield checks.open_files_check(*machine.open_files_limit())
     yield checks.somaxconn_check(machine.somaxconn(), manifest.workers.count if manifest is not None else 1)
     yield checks.shared_memory_check(machine.shared_memory_bytes())

@@ -55,6 +55,7 @@ FROM_RESULT = (
     "foreign_answers",
     "response_path",
     "kept_awake",
+    "ports",
     "shared_answers",
 )
 

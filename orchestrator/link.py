@@ -21,6 +21,8 @@ ZAP_DOMAIN = "loadgrid"
 
 # Messages dropped in one call: somebody who floods the link must not keep its owner from everything else.
 DROPS_AT_MOST = 64
+# How long a range without a free port is tried again: another test may just be counting them.
+PORTS_S, LOOK_S = 1.0, 0.05
 # How long the last messages (BYE) may take to leave when a link is closed.
 CLOSE_LINGER_MS = 500
 
@@ -178,10 +180,17 @@ class RouterLink:
             first = low + secrets.randbelow(high - low + 1)
             order, which = [*range(first, high + 1), *range(low, first)], f" of {low} to {high}"
             if count > 1:
-                # Which threads are a port's depends on how many are free, and only binding tells that.
+                # Which threads are a port's depends on how many are free, and only binding tells that. No
+                # more than half is taken: other tests may come into the same range.
                 with zmq.Context() as context, context.socket(zmq.ROUTER) as trial:
-                    count = len(_bind(trial, address, order, count, 1)) or 1
-        if bound := _bind(self._socket, address, order, count, threads):
+                    free = len(_bind(trial, address, order, 2 * count, 1))
+                count = max(min(count, free // 2), 1)
+        until = time.monotonic() + PORTS_S
+        while not (bound := _bind(self._socket, address, order, count, threads)):
+            if time.monotonic() > until:
+                break
+            time.sleep(LOOK_S)
+        if bound:
             return bound
         raise LinkError(
             f"every port{which} on {address} is taken: end what listens there, or widen dispatch.ports"

@@ -237,7 +237,8 @@ class DispatchSection(Section):
     )
     ports: Annotated[tuple[int, int], Field(strict=False)] | None = Field(
         default=None,
-        description="[lowest, highest] port to listen on, one for each of io_threads. null: any free ones.",
+        description="[lowest, highest] port to listen on, one for each of io_threads, half of the free ones "
+        "at most. null: any.",
     )
     on_loss: Literal["fail", "reissue"] | None = Field(
         default=None,

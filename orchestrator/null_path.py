@@ -26,6 +26,7 @@ OPTIONS = {
     "workers.num_cpus": "--num-cpus",
     "workers.max_batch": "--max-batch",
     "dispatch.security": "--security",
+    "dispatch.keep_awake": "--keep-awake",
     "backend.response_bytes": "--response-bytes",
     "task.count": "--payload-bytes",  # which says how many samples there are
 }

@@ -7,7 +7,9 @@ Started as `python -m orchestrator.scraper URL EVERY_S`.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import select
 import statistics
 import sys
@@ -39,4 +41,6 @@ def scrape(url: str, every_s: float) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(scrape(sys.argv[1], float(sys.argv[2]))))
+    told = json.dumps(scrape(sys.argv[1], float(sys.argv[2])))
+    with contextlib.suppress(BrokenPipeError):  # who started this was interrupted
+        os.write(1, told.encode() + b"\n")

@@ -273,6 +273,7 @@ class TestProcess:
             "issue_lateness": late,
             "foreign_answers": self.exchange.foreign,
             "response_path": self._response_path(),
+            "ports": len(set(self.link.endpoints)) if isinstance(self.link, RouterLink) else 0,
             "shared_answers": self.shared.answers,
             "stacked": self.stacked,
             "kept_awake": self.awake.count() if self.awake else None,

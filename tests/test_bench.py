@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from orchestrator import bench as bench_command
 from orchestrator.bench import OFFLINE_SLACK, SWEEP_RESOLUTION, Bench, NullPath, highest
-from orchestrator.campaign import Session
+from orchestrator.campaign import EXIT_FAILED, Session
 from orchestrator.cli import app
 from orchestrator.cluster import ClusterError
 from orchestrator.manifest import ManifestError
@@ -95,24 +95,31 @@ def test_offline_tells_how_soon_the_first_answer_came(tmp_path: Path, local_ray:
     assert found["response_path"] == "messages" and found["gigabytes_per_s"] > 0
 
 
+class Simulated:
+    """A path that holds 120,000 queries/s, and whose test fails from `broken` on: real ones need minutes."""
+
+    broken = math.inf
+
+    def __init__(self, *_: object) -> None:
+        """Needs no cluster."""
+
+    def __enter__(self) -> Simulated:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to end."""
+
+    def test(self, scenario: str, qps: float, duration_s: float) -> tuple[Record, None, None]:
+        result = made_records.record().result.model_copy(update={"valid": qps <= 120_000, "value": qps})
+        driver = made_records.driver(rss_growth_bytes=0, max_rss_bytes=0)
+        made = made_records.record(scenario, result=result, driver=driver)
+        if qps >= self.broken:
+            nothing = made.result.model_copy(update={"valid": False, "value": None})
+            made = made.model_copy(update={"result": nothing, "status": "failed", "reason": "no room"})
+        return made, None, None
+
+
 def test_sweep_prints_the_highest_rate_and_every_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command on a path whose capacity is known: real ones need minutes."""
-
-    class Simulated:
-        def __init__(self, *_: object) -> None:
-            """Needs no cluster."""
-
-        def __enter__(self) -> Simulated:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            """Nothing to end."""
-
-        def test(self, scenario: str, qps: float, duration_s: float) -> tuple[Record, None, None]:
-            result = made_records.record().result.model_copy(update={"valid": qps <= 120_000, "value": qps})
-            driver = made_records.driver(rss_growth_bytes=0, max_rss_bytes=0)
-            return made_records.record(scenario, result=result, driver=driver), None, None
-
     monkeypatch.setattr(bench_command, "Bench", Simulated)
     told = CliRunner().invoke(bench_command.app, ["sweep", "--json"])
     assert told.exit_code == 0, told.output
@@ -120,6 +127,17 @@ def test_sweep_prints_the_highest_rate_and_every_test(monkeypatch: pytest.Monkey
     assert 120_000 / (1 + SWEEP_RESOLUTION) <= found["highest_valid_qps"] <= 120_000
     assert found["highest_valid_qps"] == max(row["offered_qps"] for row in found["tests"] if row["valid"])
     assert all(set(FIGURES) <= set(row) for row in found["tests"])
+
+
+def test_a_test_that_fails_ends_a_sweep_unless_a_lower_rate_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_command, "Bench", Simulated)
+    monkeypatch.setattr(Simulated, "broken", 0)
+    told = CliRunner().invoke(bench_command.app, ["sweep"])
+    assert told.exit_code == EXIT_FAILED and "no room" in told.output and "highest" not in told.output
+    monkeypatch.setattr(Simulated, "broken", 100_000)
+    told = CliRunner().invoke(bench_command.app, ["sweep", "--json"])
+    assert told.exit_code == 0
+    assert 100_000 / (1 + SWEEP_RESOLUTION) <= json.loads(told.stdout)["highest_valid_qps"] < 100_000
 
 
 def test_a_wrong_setting_is_one_message(tmp_path: Path, local_ray: LocalRay) -> None:

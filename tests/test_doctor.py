@@ -185,13 +185,20 @@ def taken_port() -> Iterator[int]:
         yield int(server.getsockname()[1])
 
 
+def test_a_folder_that_cannot_be_written_into_fails() -> None:
+    assert checks.disk_check("/runs", 10**12, True).status == OK
+    assert checks.disk_check("/runs", 10**12, False).status == FAIL
+
+
 def test_ports_in_use_are_counted_and_too_few_for_the_threads_warn_but_only_none_left_fails(
     taken_port: int,
 ) -> None:
     assert machine.why_not_listen("127.0.0.1", taken_port) == "in use"
     assert machine.why_not_listen("127.0.0.1", 0) is None
-    for taken, wanted, status in (([9000], 1, OK), ([9000], 2, WARN), ([], 2, OK), ([9000, 9001], 1, FAIL)):
+    for taken, wanted, status in (([9000], 1, OK), ([9000], 2, WARN), ([], 1, OK), ([9000, 9001], 1, FAIL)):
         assert checks.ports_check("10.0.0.7", (9000, 9001), taken, wanted).status == status
+    assert checks.ports_check("10.0.0.7", (9000, 9003), [], 2).status == OK
+    assert checks.ports_check("10.0.0.7", (9000, 9003), [9001], 2).status == WARN
 
 
 def test_an_address_of_another_machine_cannot_be_listened_on() -> None:

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
+import select
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,10 +24,13 @@ POLL_NS = 50_000
 # The scheduler shares out time among sessions first, and its idle class counts only within one. A session at
 # this value weighs 15 where others weigh 1024; without it, two busy cores had a p99 of 120 ms instead of 8.
 AUTOGROUP = Path("/proc/self/autogroup")
-LEAST = "19"
+LEAST, MIDDLE = "19", "0"
+# Without rights, the kernel takes one such write in a tenth of a second from the whole machine.
+WEIGH_S = 3.0
 DONE = "awake"
-MEND = "Set dispatch.keep_awake: false, or run where nothing limits the CPUs."
-SPINS = 100_000
+MEND = "Leave out dispatch.keep_awake, or run where nothing limits the CPUs."
+SPINS = 20_000  # between two looks whether to go on: half a millisecond
+START_S = 15.0
 END_S = 5.0
 
 
@@ -57,29 +63,47 @@ class Awake:
         if why := why_not():
             raise AwakeError(f"processors cannot be kept awake: {why}. {MEND}")
         self.processors = sorted(os.sched_getaffinity(0))
-        self._process = subprocess.Popen(
-            # -I -S: nothing of ours or of others is loaded, so that a process takes a megabyte.
-            [sys.executable, "-I", "-S", __file__, *map(str, self.processors)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        assert self._process.stdout is not None
-        said = self._process.stdout.readline().decode(errors="replace").strip()
+        # -I -S: nothing of ours or of others is loaded, so that a process takes a megabyte.
+        command = [sys.executable, "-I", "-S", __file__, str(os.getpid()), *map(str, self.processors)]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                env={name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+            )
+        except OSError as error:
+            raise AwakeError(f"processors cannot be kept awake: {error.strerror}. {MEND}") from None
+        said = self._first_words()
         if said != DONE:
             self.close()
-            raise AwakeError(f"processors cannot be kept awake: {said or 'the process that does it died'}")
+            raise AwakeError(f"processors cannot be kept awake: {said}. {MEND}")
+
+    def _first_words(self) -> str:
+        assert self._process.stdout is not None
+        heard = select.poll()
+        heard.register(self._process.stdout, select.POLLIN)
+        if not heard.poll(START_S * 1000):
+            return f"what does it did not start in {START_S:g} s"
+        said = self._process.stdout.readline().decode(errors="replace").strip()
+        return said or "the process that does it died"
 
     def count(self) -> int:
         """How many processors are kept awake: none any more if somebody ended what does it."""
         return len(self.processors) if self._process.poll() is None else 0
 
-    def close(self) -> None:
-        """Let the processors sleep again."""
+    def let_sleep(self) -> None:
+        """Begin to end; waits for nothing."""
+        self._process.terminate()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
+
+    def close(self) -> None:
+        """Let the processors sleep again."""
+        self.let_sleep()
         try:
             self._process.wait(END_S)
         except subprocess.TimeoutExpired:
@@ -94,26 +118,49 @@ def _spin(parent: int) -> NoReturn:
     os._exit(0)
 
 
+def _start(processors: list[int], children: list[int]) -> None:
+    """A process of the idle class on each processor, all together of the least weight."""
+    own = os.getpid()
+    for processor in processors:
+        child = os.fork()
+        if not child:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            _spin(own)
+        children.append(child)
+        # From here and not by itself: who is told of a failure is this process.
+        os.sched_setaffinity(child, {processor})
+        os.sched_setscheduler(child, os.SCHED_IDLE, os.sched_param(0))
+    until = time.monotonic() + WEIGH_S
+    # Last, for what weighs so little is slow to start the others.
+    while AUTOGROUP.exists():
+        try:
+            AUTOGROUP.write_text(LEAST)
+            return
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(random.uniform(0.02, 0.2))
+
+
 def _main() -> None:
-    """Start a process for each processor named; end them once nobody holds the other end of stdin."""
+    """Start them for the processors named; end them with the holder, when it says so, or when it lets go."""
+    holder, children = int(sys.argv[1]), list[int]()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a child must never unwind into what follows
-    own, children = os.getpid(), []
-    if AUTOGROUP.exists():
-        AUTOGROUP.write_text(LEAST)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     try:
-        for processor in map(int, sys.argv[1:]):
-            child = os.fork()
-            if not child:
-                _spin(own)
-            children.append(child)
-            # From here and not by itself: who is told of a failure is this process.
-            os.sched_setaffinity(child, {processor})
-            os.sched_setscheduler(child, os.SCHED_IDLE, os.sched_param(0))
-        print(DONE, flush=True)
-        sys.stdin.buffer.read()
+        _start([int(word) for word in sys.argv[2:]], children)
+        waited = select.poll()
+        waited.register(0, select.POLLIN)
+        # What the holder forked may hold the other end of stdin open for longer than it lives.
+        waited.register(os.pidfd_open(holder), select.POLLIN)
+        if os.getppid() == holder:
+            print(DONE, flush=True)
+            waited.poll()
     except OSError as error:
-        print(f"process {len(children)} of {len(sys.argv) - 1}: {error.strerror}", flush=True)
+        print(f"{error.strerror} ({len(children)} of {len(sys.argv) - 2} started)", flush=True)
     finally:
+        with contextlib.suppress(OSError):
+            AUTOGROUP.write_text(MIDDLE)  # or what was told to end would hardly ever run, and so not end
         for child in children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from workers.answer_memory import AnswerMemory, memory_for
-from workers.awake import Awake, AwakeError
+from workers.awake import MEND, Awake, AwakeError, why_not
 from workers.backends import Backend, open_backend
 from workers.backends.slowed import Slowed
 from workers.bare import bare_loop
@@ -60,6 +60,7 @@ class WorkerSpec:
     cache: str = ""
     needs_library: bool = True
     note_order: bool = False  # remember each test's samples, for `replay`
+    keep_awake: bool = False  # its host's processors may have to be: asked before the model loads
     slowed: tuple[str, float] | None = None  # the worker of this name is so many times slower, for trials
 
 
@@ -99,6 +100,8 @@ class WorkerHost:
 
     def load(self) -> dict[str, Any]:
         """Open the library, load the model, warm up; returns what the driver records and compares."""
+        if self.spec.keep_awake and (why := why_not()):
+            raise WorkerError(f"worker {self.spec.name}: processors cannot be kept awake: {why}. {MEND}")
         task = self._task = open_task(self.spec.task, self.spec.task_options)
         backend = engine = open_backend(self.spec.backend, task, self.spec.max_batch)
         if self.spec.slowed and self.spec.slowed[0] == self.spec.name:
@@ -145,7 +148,7 @@ class WorkerHost:
         )
         try:
             worker = self.serve(ticket.epoch, port, detached, ticket.near, ticket.keeps_awake)
-        except WorkerError:
+        except BaseException:
             port.close()
             raise
         until = time.monotonic() + ATTACH_TIMEOUT_S
@@ -171,7 +174,11 @@ class WorkerHost:
                 raise WorkerError(f"worker {self.spec.name} was told to leave the test before it had come")
             if keeps_awake:
                 self._keep_awake()
-            return self._serve(epoch, port, near)
+            try:
+                return self._serve(epoch, port, near)
+            except BaseException:
+                self._let_sleep()
+                raise
 
     def _serve(self, epoch: int, port: WakablePort, near: bool) -> Worker:
         if self._backend is None:
@@ -208,6 +215,11 @@ class WorkerHost:
         except AwakeError as error:
             raise WorkerError(f"worker {self.spec.name}: {error}") from None
 
+    def _let_sleep(self) -> None:
+        if self._awake is not None:
+            self._awake.close()
+            self._awake = None
+
     def detach(self) -> dict[str, Any]:
         """End the test's thread if it still runs; returns how many samples it answered and why it ended."""
         # Ray may call this while attach() still waits in another thread, which then detaches too.
@@ -217,8 +229,7 @@ class WorkerHost:
 
     def _detach(self) -> dict[str, Any]:
         if self._awake is not None:
-            self._awake.close()
-            self._awake = None
+            self._awake.let_sleep()
         if self._worker is None or self._port is None or self._thread is None:
             return {"samples": 0, "ended": None}
         worker, port, thread = self._worker, self._port, self._thread
@@ -232,6 +243,7 @@ class WorkerHost:
         if thread.is_alive() or stays:
             raise WorkerError(f"worker {self.spec.name} is stuck in its engine and cannot take another test")
         port.close()
+        self._let_sleep()
         gc.enable()
         self._worker = self._port = self._thread = None
         if worker.refused:

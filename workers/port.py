@@ -147,15 +147,20 @@ class DealerPort:
         if readable(self._socket):
             return
         waits = self._descriptors if fd is None else [*self._descriptors, fd]
-        if self._wake in (self._look(waits, timeout_ns) or wait_readable(waits, timeout_ns)):
+        if self._wake in self._look(waits, timeout_ns):
             os.eventfd_read(self._wake)
 
     def _look(self, waits: list[int], timeout_ns: int) -> list[int]:
-        """Those that become readable within `poll_ns`; every look lets other threads run."""
-        until, found = time.monotonic_ns() + min(self._poll_ns, timeout_ns), list[int]()
-        while not found and time.monotonic_ns() < until:
-            found = wait_readable(waits, 0)
-        return found
+        """Those that become readable, at first without sleeping; every look lets other threads run."""
+        if not self._poll_ns:
+            return wait_readable(waits, timeout_ns)
+        now = time.monotonic_ns()
+        until, looked = now + timeout_ns, now + min(self._poll_ns, timeout_ns)
+        while now < looked:
+            if found := wait_readable(waits, 0):
+                return found
+            now = time.monotonic_ns()
+        return wait_readable(waits, until - now) if now < until else []
 
     def recv(self) -> list[Buffer] | None:
         """The next message, None if there is none."""
