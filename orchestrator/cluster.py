@@ -268,7 +268,9 @@ class RayFleet:
         for actor in self._actors.values():
             with contextlib.suppress(Exception):
                 ray.kill(actor)
-        if self._group is not None:
+        # Of a Ray of our own nothing is left in a moment. It may be gone already, for a signal to a group of
+        # processes reaches it too: then this would wait for it, and after 60 s Ray would end this process.
+        if self._group is not None and not _armed:
             with contextlib.suppress(Exception):
                 remove_placement_group(self._group)
 

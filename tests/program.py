@@ -150,9 +150,9 @@ class Program:
         self._reader.join(5.0)
         return code
 
-    def signal(self, number: signal.Signals) -> float:
-        """Send a signal to the program alone; the time at which it was sent."""
-        os.kill(self.process.pid, number)
+    def signal(self, number: signal.Signals, group: bool = False) -> float:
+        """Send a signal to the program alone or to its group of processes; the time at which it was sent."""
+        (os.killpg if group else os.kill)(self.process.pid, number)
         return time.monotonic()
 
     def below(self, words: str) -> list[int]:

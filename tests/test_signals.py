@@ -40,11 +40,17 @@ def logged(program: Program, test: str) -> bool:
     return any(":::MLLOG" in log.read_text() for log in program.runs.glob(f"*/{test}.partial/{DETAIL}"))
 
 
-def interrupted(program: Program, test: str, number: signal.Signals, limit_s: float = END_LIMIT_S) -> None:
+def interrupted(
+    program: Program,
+    test: str,
+    number: signal.Signals,
+    limit_s: float = END_LIMIT_S,
+    group: bool = False,
+) -> None:
     """Signal a running test; all that must hold after it."""
     program.wait_said(": running")
     assert eventually(lambda: logged(program, test), 20.0), "LoadGen writes its log while it runs"
-    sent = program.signal(number)
+    sent = program.signal(number, group)
     assert program.end(limit_s + 10) == 130, program.said
     assert time.monotonic() - sent < limit_s, program.said
     program.nothing_left_in(5.0)
@@ -81,6 +87,13 @@ def test_a_signal_in_server_ends_the_local_ray_too(tmp_path: Path) -> None:
     file = manifest(tmp_path, scenarios="Server", where="ray", **LONG)
     with Program(tmp_path, "run", file) as program:
         interrupted(program, "Server-performance", signal.SIGTERM)
+
+
+def test_a_signal_that_ends_ray_itself_at_once_leaves_a_record_all_the_same(tmp_path: Path) -> None:
+    """As `timeout` and batch systems do; Ray itself waits for 60 s then, and ends the driver."""
+    file = manifest(tmp_path, scenarios="Server", where="ray", **LONG)
+    with Program(tmp_path, "run", file) as program:
+        interrupted(program, "Server-performance", signal.SIGTERM, 25.0 * PATIENCE, group=True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
