@@ -266,7 +266,8 @@ class RouterLink:
         # ZeroMQ's own costs three times as much.
         if readable(self._socket):
             return
-        for fd, _ in self._look() or self._epoll.poll(timeout_ms * 1e-3):
+        found = self._look() if self._poll_ns else []
+        for fd, _ in found or self._epoll.poll(timeout_ms * 1e-3):
             if fd == self._wake:
                 os.eventfd_read(self._wake)
             elif fd == self._monitor_fd:
