@@ -169,7 +169,9 @@ class _Supervisor:
             self.outcome.result = message
             self._end("finished", "")
         elif event == "failed":
-            self._end("failed", message["reason"])
+            # Who ends a job may end its workers with the same signal, and their loss is heard of first.
+            wish = self.hooks.stop()
+            self._end("interrupted" if wish else "failed", wish or message["reason"])
         self.hooks.on_event({"event": event, **message})
 
     def _let_in(self, endpoints: list[str], server_key: str | None) -> None:
