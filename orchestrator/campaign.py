@@ -40,7 +40,7 @@ from orchestrator.stop import Stop
 from orchestrator.supervise import Hooks, Outcome, run_test
 from orchestrator.timings import Board
 from orchestrator.watching import Watcher
-from workers.awake import MEND, why_not
+from workers.awake import AwakeError, why_not
 from workers.host import WorkerSpec
 from workers.library import Library
 from workers.own_code import workers_sha256
@@ -74,7 +74,7 @@ class Session:
         if self.power is not None and (why := why_no_server(self.power)):
             raise SetUpError(why)
         if self.manifest.dispatch.keep_awake and (why := why_not()):
-            raise SetUpError(f"processors cannot be kept awake: {why}. {MEND}")
+            raise SetUpError(str(AwakeError(why)))
         self.round: Round = load_round(self.manifest.round)
         self.library = self.opened or open_library(self.manifest, self.watcher)
         if broken := broken_by_data(self.manifest, self.round, self.library, self.specs):

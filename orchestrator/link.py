@@ -188,13 +188,10 @@ class RouterLink:
         until = time.monotonic() + PORTS_S
         while not (bound := _bind(self._socket, address, order, count, threads)):
             if time.monotonic() > until:
-                break
+                taken = f"every port{which} on {address} is taken"
+                raise LinkError(f"{taken}: end what listens there, or widen dispatch.ports")
             time.sleep(LOOK_S)
-        if bound:
-            return bound
-        raise LinkError(
-            f"every port{which} on {address} is taken: end what listens there, or widen dispatch.ports"
-        )
+        return bound
 
     def send(self, worker: int, parts: list[Buffer]) -> None:
         """Send a message; LinkDown as above."""

@@ -19,7 +19,6 @@ from orchestrator.course import Course
 from orchestrator.order import LEFT_TO_THE_DRIVER, Channel, TestOrder
 from orchestrator.paths import TEST_LOG
 from orchestrator.timings import Board, Folder
-from workers.awake import POLL_NS
 from workers.host import Ticket
 
 TICK_S = 0.1
@@ -185,7 +184,6 @@ class _Supervisor:
                 server_key,
                 o.io_threads,
                 near=seat.near,
-                poll_ns=POLL_NS if o.keep_awake else 0,
                 keeps_awake=seat.keeps_awake,
             )
             for i, (seat, endpoint) in enumerate(zip(o.workers, endpoints, strict=True))

@@ -37,6 +37,9 @@ END_S = 5.0
 class AwakeError(Exception):
     """Processors cannot be kept awake here; the text says why, and what to do."""
 
+    def __init__(self, why: str) -> None:
+        super().__init__(f"processors cannot be kept awake: {why}. {MEND}")
+
 
 def why_not() -> str | None:
     """Why this process may not keep its processors awake, None if it may."""
@@ -61,7 +64,7 @@ class Awake:
 
     def __init__(self) -> None:
         if why := why_not():
-            raise AwakeError(f"processors cannot be kept awake: {why}. {MEND}")
+            raise AwakeError(why)
         self.processors = sorted(os.sched_getaffinity(0))
         # -I -S: nothing of ours or of others is loaded, so that a process takes a megabyte.
         command = [sys.executable, "-I", "-S", __file__, str(os.getpid()), *map(str, self.processors)]
@@ -75,11 +78,11 @@ class Awake:
                 env={name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
             )
         except OSError as error:
-            raise AwakeError(f"processors cannot be kept awake: {error.strerror}. {MEND}") from None
+            raise AwakeError(str(error.strerror)) from None
         said = self._first_words()
         if said != DONE:
             self.close()
-            raise AwakeError(f"processors cannot be kept awake: {said}. {MEND}")
+            raise AwakeError(said)
 
     def _first_words(self) -> str:
         assert self._process.stdout is not None

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from workers.answer_memory import AnswerMemory, memory_for
-from workers.awake import MEND, Awake, AwakeError, why_not
+from workers.awake import POLL_NS, Awake, AwakeError, why_not
 from workers.backends import Backend, open_backend
 from workers.backends.slowed import Slowed
 from workers.bare import bare_loop
@@ -74,7 +74,6 @@ class Ticket:
     server_key: str | None
     io_threads: int = 1
     near: bool = False  # the test runs on this host and may read large answers in this process's memory
-    poll_ns: int = 0  # how long the loop looks before it sleeps
     keeps_awake: bool = False  # this host's processors, for all of its workers
 
 
@@ -101,7 +100,7 @@ class WorkerHost:
     def load(self) -> dict[str, Any]:
         """Open the library, load the model, warm up; returns what the driver records and compares."""
         if self.spec.keep_awake and (why := why_not()):
-            raise WorkerError(f"worker {self.spec.name}: processors cannot be kept awake: {why}. {MEND}")
+            raise WorkerError(f"worker {self.spec.name}: {AwakeError(why)}")
         task = self._task = open_task(self.spec.task, self.spec.task_options)
         backend = engine = open_backend(self.spec.backend, task, self.spec.max_batch)
         if self.spec.slowed and self.spec.slowed[0] == self.spec.name:
@@ -144,7 +143,7 @@ class WorkerHost:
             ticket.server_key,
             self._keys,
             ticket.io_threads,
-            ticket.poll_ns,
+            POLL_NS if self.spec.keep_awake else 0,
         )
         try:
             worker = self.serve(ticket.epoch, port, detached, ticket.near, ticket.keeps_awake)

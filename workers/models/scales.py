@@ -20,9 +20,9 @@ LARGEST_BYTES = 1 << 26
 # A scale puts the largest magnitude that calibration saw on the last step: 127 of int8, 448 of e4m3. Beside
 # their 8 bits the networks compute in float16, which holds no magnitude above 65504 and none below 2^-24. So
 # 2^-24 / 448 and 65504 / 127 are the bounds, a little outwards, for scales are rounded to some digits.
+LEAST_SCALE, MOST_SCALE = 1.3e-10, 515.9
 # Corrections are steps of a bias in fp32; where a tensor is never above zero, a step is next to nothing.
 MOST_CORRECTION = 3.4e38
-LEAST_SCALE, MOST_SCALE = 1.3e-10, 515.9
 
 Method = Literal["mse", "max"]
 METHODS: tuple[Method, ...] = ("mse", "max")
