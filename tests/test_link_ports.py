@@ -84,8 +84,9 @@ def thread_that_serves(ends: Ends, worker: int, port: DealerPort, threads: set[s
     time.sleep(0.02)
     while before != (before := run_ns(threads)):
         time.sleep(0.02)
-    ends.link.send(worker, [bytes(10_000_000)])
-    assert [len(parts[0]) for parts in receive_at(port, 1)] == [10_000_000]
+    for _ in range(4):
+        ends.link.send(worker, [bytes(10_000_000)])
+    assert [len(parts[0]) for parts in receive_at(port, 4)] == [10_000_000] * 4
     ran = {thread: now - before[thread] for thread, now in run_ns(threads).items()}
     return max(ran, key=ran.__getitem__)
 
