@@ -15,7 +15,7 @@ from workers.backends.torch_cuda import CUDA_SLOTS, ComputeTurn, CudaSlot, Lane
 from workers.backends.torch_gather import Gathering, gathering_of
 from workers.backends.torch_network import Network, TorchOptions, load_network
 from workers.backends.torch_quantised import Given
-from workers.backends.torch_ragged import RAGGED_SLOTS, RaggedSlot
+from workers.backends.torch_ragged import RAGGED_SLOTS, SIDE_BY_SIDE_SLOTS, RaggedSlot
 from workers.backends.torch_slots import CpuSlot, given
 from workers.tasks import Task
 
@@ -56,11 +56,12 @@ def _facts(network: Network) -> dict[str, Any]:
 
 
 def _make_slots(network: Network, task: Task, buckets: list[int], gathering: Gathering) -> list[Slot]:
-    """The slots that fit the device: two or three overlap on a GPU, one is all of a CPU."""
+    """The slots that fit the device: some overlap on a GPU, one is all of a CPU."""
     if network.device.type != "cuda":
         return [CpuSlot(network, task, buckets)]
     turn = ComputeTurn(network.side_by_side)
-    lanes = [Lane(network.device, turn) for _ in range(RAGGED_SLOTS if task.ragged else CUDA_SLOTS)]
+    ragged = SIDE_BY_SIDE_SLOTS if network.side_by_side else RAGGED_SLOTS
+    lanes = [Lane(network.device, turn) for _ in range(ragged if task.ragged else CUDA_SLOTS)]
     if task.ragged:
         return [RaggedSlot(network, task, buckets[-1], lane, gathering.launch) for lane in lanes]
     return [CudaSlot(network, task, buckets, lane, gathering.launch) for lane in lanes]
