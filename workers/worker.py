@@ -1,4 +1,4 @@
-"""The worker's loop: receive, step, submit. It knows neither the scenario nor LoadGen nor Ray.
+"""The worker's loop: receive, feed the engine, answer. It knows neither the scenario nor LoadGen nor Ray.
 
 A Worker lives for one test. The model and the library live in its WorkerHost (host.py) and outlive tests.
 """
@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from workers.answer_memory import LARGE_BYTES, AnswerMemory
-from workers.backends import SETTLE_NS, Backend, BackendError, Batch, Done, settle
+from workers.backends import FAR, SETTLE_NS, Backend, BackendError, Batch, Done, settle
 from workers.batcher import Batcher, Taken
 from workers.library import Library
 from workers.protocol import (
@@ -98,6 +98,7 @@ class Worker:
         self._shared: AnswerMemory | None = None  # the memory, once the test sees it
         self._running = True
         self._welcome = False
+        self._following: Batch | None = None  # a full one, made while the engine is busy
 
     @property
     def welcome(self) -> bool:
@@ -111,14 +112,14 @@ class Worker:
             while self._running:
                 self._port.wait(self._idle_ns(), self._backend.fd())
                 self._receive()
-                self._step()
-                self._submit()
+                self._turn()
         except Exception as error:
             # Whatever it is, the test must hear it at once and by the worker's name, not by a silence.
             self.ended = f"{type(error).__name__}: {error}"
             reason = self.ended.encode()[:MOST_REASON_BYTES]
             self._port.send(control(Kind.FAIL, self.epoch, body=reason))
         finally:
+            self._following = None
             # However the loop ended: the memory of its batches is given back next, and the engine is another
             # test's.
             self.left = settle(self._backend, self.name, SETTLE_NS)
@@ -131,7 +132,7 @@ class Worker:
     def _idle_ns(self) -> int:
         """How long there is nothing to do."""
         now = self._clock()
-        due = min(self._batcher.due_ns(self._backend.free_at_ns(now)), self._backend.next_done_ns())
+        due = min(self._due_ns(now), self._backend.next_done_ns())
         return min(max(due - now, 0), IDLE_WAIT_NS)
 
     def _receive(self) -> None:
@@ -183,34 +184,58 @@ class Worker:
         else:
             raise ProtocolError(f"a worker cannot be sent {kind.name}: {len(control_body(parts))} bytes")
 
-    def _step(self) -> None:
-        """Answer what the engine has finished."""
-        for done in self._mine(self._backend.step()):
-            self._answer(done)
+    def _turn(self) -> None:
+        """Feed the engine, then answer what it has finished.
+
+        In this order, and with a full batch made beforehand: a slot that stands still costs more than an
+        answer that waits. A simulated engine of four slots, 1,024 samples in 7 ms, gave 0.980 of its bare
+        loop on 2 cores, and 0.933 with the answers first; LoadGen alone takes 0.013.
+        """
+        finished = self._backend.step()
+        try:
+            self._feed(finished)
+        finally:
+            for done in self._mine(finished):
+                self._answer(done)
+        full = self._batcher.samples >= self._batcher.max_batch
+        if self._running and full and self._following is None:
+            self._following = self._next_batch()  # waiting longer could not make it better
 
     def _mine(self, finished: list[Done]) -> list[Done]:
         """Without what an earlier test left in the engine: its frame numbers mean other samples here."""
         return [done for done in finished if done.batch.ticket.worker is self]  # type: ignore[attr-defined]
 
-    def _submit(self) -> None:
-        """Give the engine its next batches, as late as it allows."""
+    def _feed(self, finished: list[Done]) -> None:
+        """Give the engine its next batches, as late as it allows; adds what it has finished meanwhile."""
         now = self._clock()
-        while self._running and self._batcher.due_ns(self._backend.free_at_ns(now)) <= now:
-            taken = self._batcher.take()
-            # What came with the work is computed, whatever the library holds under these indices.
-            samples: Sequence[memoryview] = taken.samples
-            if not samples and self._backend.needs_samples:
-                if self._library is None:
-                    raise ProtocolError("indices were sent to a worker that has no sample library")
-                samples = self._library.batch(taken.indices)
+        while self._running and self._due_ns(now) <= now:
+            batch, self._following = self._following or self._next_batch(), None
             if self.order is not None:
-                self.order.append(taken.indices)
-            batch = Batch(taken.indices, samples, _Ticket(self, taken))
-            if self._shared is not None:
-                batch.keep = self._shared.copy
+                self.order.append(batch.indices)
             self._backend.submit(batch)
-            self._step()
+            finished += self._backend.step()
             now = self._clock()
+
+    def _due_ns(self, now: int) -> int:
+        """When the engine should be given a batch."""
+        free_at_ns = self._backend.free_at_ns(now)
+        if self._following is not None:
+            return 0 if free_at_ns < FAR else FAR
+        return self._batcher.due_ns(free_at_ns)
+
+    def _next_batch(self) -> Batch:
+        """What the engine computes next, of what waits now."""
+        taken = self._batcher.take()
+        # What came with the work is computed, whatever the library holds under these indices.
+        samples: Sequence[memoryview] = taken.samples
+        if not samples and self._backend.needs_samples:
+            if self._library is None:
+                raise ProtocolError("indices were sent to a worker that has no sample library")
+            samples = self._library.batch(taken.indices)
+        batch = Batch(taken.indices, samples, _Ticket(self, taken))
+        if self._shared is not None:
+            batch.keep = self._shared.copy
+        return batch
 
     def _answer(self, done: Done) -> None:
         ticket = done.batch.ticket
