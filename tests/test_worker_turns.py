@@ -81,8 +81,9 @@ class Script:
         self.engine = OneSlot(self.events)
         self._moments = deque(moments)
         self._inbox: deque[list[Any]] = deque()
-        parts: list[Any] = [self.engine, Samples(self.events), Batcher(MAX_BATCH)]
-        self.worker = Worker("w0", EPOCH, self, *parts, clock=lambda: 1000)
+        engine: Any = self.engine
+        library: Any = Samples(self.events)
+        self.worker = Worker("w0", EPOCH, self, engine, library, Batcher(MAX_BATCH), clock=lambda: 1000)
         self.worker.run()
 
     def work(self, frame: int, *indices: int) -> None:
