@@ -12,8 +12,9 @@ planned         a manifest's run begins: folder, tests (names of those left to r
 test_began      a test begins: test, scenario, mode, workers (names), limit_ms, expected_samples
 running         LoadGen's clock has started: test
 progress        once a second while it runs: test, issued, completed, in_flight, waiting, over_limit,
-                rate_per_s (samples), p50_ms and p99_ms (the driver's own estimates), elapsed_s, left_s, and
-                course: word, why, late, allowed_late, more_needed
+                rate_per_s (samples), p50_ms and p99_ms (the driver's own estimates), elapsed_s, left_s,
+                doing (words; null while queries are under way), and course: word, why, late, allowed_late,
+                more_needed
 loss            a worker is lost: test, worker, reason, moved (samples)
 stuck           a worker did not leave a test: test, worker
 test_ended      a test's record is written: test, status, verdict (a word), good, value, unit, metric (of an
@@ -147,6 +148,7 @@ class JsonLines:
             p99_ms=p99,
             elapsed_s=progress.elapsed_s,
             left_s=progress.left_s,
+            doing=progress.doing,
             course=self._heading(),
         )
 

@@ -88,6 +88,24 @@ def test_a_line_of_progress_tells_rate_estimate_limit_and_time_left() -> None:
     assert "so far (limit 15)" in line and "10 s gone, about 20 s left" in line
 
 
+def test_a_line_of_progress_says_what_is_done_before_the_first_query_and_after_the_last() -> None:
+    progress = Progress(spec("Server"), 0.0, running_since_s=0.0)
+
+    def line(now_s: float, issued: int, completed: int) -> str:
+        seen = board([completed])
+        seen.set_total("issued", issued)
+        progress.look(seen, now_s)
+        return progress.line()
+
+    assert line(20, 0, 0) == "0 of 3,001 samples, drawing the queries, 20 s gone"
+    assert progress.issuing_s == 0 and progress.left_s == pytest.approx(30, abs=0.1)
+    assert "1 in flight" in line(30, 3001, 3000) and progress.doing is None
+    assert progress.issuing_s == 10 and progress.left_s == pytest.approx(20, abs=0.1)
+    assert "0 in flight" in line(32, 3002, 3002)  # LoadGen may go on
+    done = line(40, 3002, 3002)
+    assert done.startswith("3,002 of 3,001 samples, working out the result") and done.endswith("40 s gone")
+
+
 @pytest.mark.parametrize("tty", [False, True])
 def test_the_course_says_how_many_queries_are_still_needed(tty: bool) -> None:
     screen = Screen(tty=tty)
