@@ -1,4 +1,4 @@
-"""A worker's turn: the engine is fed before answers are written, with batches that were made beforehand."""
+"""A worker's turn: no slot of an engine waits for answers to be written, and no answer for further batches."""
 
 from __future__ import annotations
 
@@ -20,35 +20,33 @@ EPOCH = 3
 MAX_BATCH = 4
 
 
-class OneSlot:
-    """An engine that computes one batch at a time and is done when it is told so."""
+class Slots:
+    """An engine that computes `count` batches at a time, the oldest of which is done when it is told so."""
 
     max_batch = MAX_BATCH
     needs_samples = True
     answer_bytes = 16
 
-    def __init__(self, events: list[str]) -> None:
-        self._events = events
-        self._running: Batch | None = None
+    def __init__(self, count: int, events: list[str]) -> None:
+        self._count, self._events = count, events
+        self._running: deque[Batch] = deque()
         self._done: list[Done] = []
 
     def submit(self, batch: Batch) -> None:
-        assert self._running is None
+        assert len(self._running) < self._count
         self._events.append(f"submit {batch.indices.tolist()}")
-        self._running = batch
+        self._running.append(batch)
 
     def finish(self) -> None:
-        assert self._running is not None
-        blob = self._running.indices.astype("<i4").view(np.uint8)
-        self._done.append(Done(self._running, Responses(blob), 1, 2))
-        self._running = None
+        batch = self._running.popleft()
+        self._done.append(Done(batch, Responses(batch.indices.astype("<i4").view(np.uint8)), 1, 2))
 
     def step(self) -> list[Done]:
         done, self._done = self._done, []
         return done
 
     def free_at_ns(self, now_ns: int) -> int:
-        return now_ns if self._running is None else FAR
+        return now_ns if len(self._running) < self._count else FAR
 
     def next_done_ns(self) -> int:
         return FAR
@@ -76,9 +74,9 @@ class Samples:
 class Script:
     """A port whose every wait is the next of `moments`, and the last of which ends the loop."""
 
-    def __init__(self, *moments: Callable[[Script], None]) -> None:
+    def __init__(self, slots: int, *moments: Callable[[Script], None]) -> None:
         self.events: list[str] = []
-        self.engine = OneSlot(self.events)
+        self.engine = Slots(slots, self.events)
         self._moments = deque(moments)
         self._inbox: deque[list[Any]] = deque()
         engine: Any = self.engine
@@ -120,19 +118,36 @@ def finish(script: Script) -> None:
     script.engine.finish()
 
 
+def without_fetches(script: Script) -> list[str]:
+    return [event for event in script.events if not event.startswith(("fetch", "HELLO"))]
+
+
 def test_a_slot_has_its_next_batch_before_the_last_one_is_answered() -> None:
-    script = Script(lambda s: s.work(1, 0, 1, 2, 3, 4, 5), finish, finish)
-    order = [event for event in script.events if not event.startswith("fetch")]
-    assert order == ["HELLO", "submit [0, 1, 2, 3]", "submit [4, 5]", "answer [0, 1, 2, 3]", "answer [4, 5]"]
+    script = Script(2, lambda s: s.work(1, *range(10)), finish, finish)
+    assert without_fetches(script) == [
+        "submit [0, 1, 2, 3]",
+        "submit [4, 5, 6, 7]",
+        "answer [0, 1, 2, 3]",
+        "submit [8, 9]",  # not full, so more might have come
+        "answer [4, 5, 6, 7]",
+    ]
+    script = Script(2, lambda s: s.work(1, *range(10), 0, 1), finish, finish)
+    assert without_fetches(script) == [
+        "submit [0, 1, 2, 3]",
+        "submit [4, 5, 6, 7]",
+        "submit [8, 9, 0, 1]",
+        "answer [0, 1, 2, 3]",
+        "answer [4, 5, 6, 7]",
+    ]
 
 
-def test_a_full_batch_is_fetched_while_the_engine_computes_and_a_part_of_one_waits_for_more() -> None:
+def test_a_full_batch_is_fetched_while_several_are_computed_and_a_part_of_one_waits_for_more() -> None:
     script = Script(
-        lambda s: s.work(1, 0, 1, 2, 3, 4, 5, 6, 7, 8),
+        2,
+        lambda s: s.work(1, *range(9), 0, 1, 2, 3),
         lambda s: s.events.append("computing"),
         finish,
         lambda s: s.work(2, 9),
-        finish,
         finish,
     )
     assert script.events == [
@@ -140,18 +155,48 @@ def test_a_full_batch_is_fetched_while_the_engine_computes_and_a_part_of_one_wai
         "fetch [0, 1, 2, 3]",
         "submit [0, 1, 2, 3]",
         "fetch [4, 5, 6, 7]",
-        "computing",
         "submit [4, 5, 6, 7]",
+        "fetch [8, 0, 1, 2]",
+        "computing",
+        "submit [8, 0, 1, 2]",
         "answer [0, 1, 2, 3]",
-        "fetch [8, 9]",
-        "submit [8, 9]",
         "answer [4, 5, 6, 7]",
-        "answer [8, 9]",
+        "fetch [3, 9]",
+        "submit [3, 9]",
     ]
 
 
+def test_an_engine_of_one_slot_is_answered_for_first() -> None:
+    script = Script(1, lambda s: s.work(1, *range(8)), finish, finish)
+    assert script.events == [
+        "HELLO",
+        "fetch [0, 1, 2, 3]",
+        "submit [0, 1, 2, 3]",
+        "answer [0, 1, 2, 3]",
+        "fetch [4, 5, 6, 7]",
+        "submit [4, 5, 6, 7]",
+        "answer [4, 5, 6, 7]",
+    ]
+
+
+def test_an_engine_that_takes_no_time_has_each_batch_answered_before_the_next() -> None:
+    def instant(script: Script) -> None:
+        submit = script.engine.submit
+
+        def at_once(batch: Batch) -> None:
+            submit(batch)
+            script.engine.finish()
+
+        script.engine.submit = at_once  # type: ignore[method-assign]
+        script.work(1, *range(10))
+
+    script = Script(4, instant)
+    kinds = [event.split()[0] for event in without_fetches(script)]
+    assert kinds == ["submit", "answer"] * 3
+
+
 def test_what_was_computed_is_answered_although_the_next_batch_cannot_be_made() -> None:
-    script = Script(lambda s: s.work(1, 0, 1, 2, 3, 11), finish)
+    script = Script(1, lambda s: s.work(1, 0, 1, 2, 3, 11), finish)
     assert script.events[-2:] == ["answer [0, 1, 2, 3]", "FAIL"]
     assert script.worker.ended == "LibraryError: sample 11 is not loaded"
 
@@ -161,6 +206,6 @@ def test_nothing_is_fetched_any_more_after_goodbye() -> None:
         script.work(2, 10, 11, 12, 13)
         script.bye()
 
-    script = Script(lambda s: s.work(1, 0, 1, 2, 3), goodbye)
-    assert script.events == ["HELLO", "fetch [0, 1, 2, 3]", "submit [0, 1, 2, 3]"]
+    script = Script(2, lambda s: s.work(1, *range(8)), goodbye)
+    assert script.events[-1] == "submit [4, 5, 6, 7]"
     assert script.worker.ended == "bye"

@@ -26,9 +26,10 @@ NAME = "loadgrid-answers"
 # Smaller answers travel. One worker on 2 cores, batches of 1, answers/s by memory and by TCP with CURVE: of
 # 1 MB 1,700 and 300, of 0.52 MB 1,860 and 670, of 0.26 MB 2,210 and 1,200, of 0.13 MB 2,650 and 1,600.
 LARGE_BYTES = 1 << 18
-# Four that the engine's slots write, one that the test reads, one whose release is under way; and one more,
-# for batches of ragged samples are of different sizes, so that a gap may be too small for the next.
-ANSWERS = 7
+# Four that the engine's slots write, one that waits to be sent, one that the test reads, one whose release is
+# under way; and one more, for batches of ragged samples are of different sizes, so that a gap may be too
+# small for the next.
+ANSWERS = 8
 MOST_BYTES = 4 << 30
 # Of what is free; a host may have eight workers, and LoadGen in an accuracy test needs memory too.
 FREE_SHARE = 8
