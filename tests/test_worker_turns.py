@@ -1,4 +1,4 @@
-"""A worker's turn: no slot of an engine waits for answers to be written, and no answer for further batches."""
+"""A worker's turn: no slot of an engine waits for answers to be written, no answer for further batches."""
 
 from __future__ import annotations
 

@@ -188,8 +188,8 @@ class Worker:
     def _turn(self) -> None:
         """Refill the engine if a batch lies ready, answer what it has finished, then give it what is due.
 
-        A slot that is done stands still until it is refilled: with a batch that lies ready not until its
-        answers are written, too.
+        A slot that is done stands still until it has another batch: one that lies ready spares it the time in
+        which answers are written.
         """
         finished = self._finished()
         if self._running and self._following is not None and self._backend.free_at_ns(self._clock()) < FAR:

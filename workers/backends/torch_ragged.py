@@ -20,9 +20,9 @@ from workers.backends.torch_network import Network
 from workers.backends.torch_slots import bucket_of, refuse_other_total
 from workers.tasks import Task, counts_of
 
-# The call for the 1,024 copies of DLRM's batch takes 0.55 ms of one thread that does nothing else, but 2.2 ms
-# of each of three slots, which hold each other up in CUDA; the network takes 1.7. On an H100 the bare loop
-# gave 320,000 samples/s with two slots, 450,000 to 500,000 with three, 535,000 with four and with five.
+# The call for the 1,024 copies of DLRM's batch takes 0.55 ms in a loop of its own and 2.2 ms in a slot, be
+# they two or five; why is not known. The network takes 1.7. On an H100 the bare loop gave 320,000 samples/s
+# with two slots, 450,000 to 500,000 with three, 535,000 with four and with five.
 RAGGED_SLOTS = 4
 # Of a network whose batches are computed at once: each needs memory of the device for itself.
 SIDE_BY_SIDE_SLOTS = 3
