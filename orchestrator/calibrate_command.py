@@ -109,7 +109,9 @@ def _place(manifest: Manifest) -> Path:
     """Where the scales are, or go; ManifestError where the manifest names no such file."""
     backend = manifest.backend
     if not isinstance(backend, TorchBackend) or backend.precision not in EIGHT_BITS.values():
-        raise error_at(manifest, "backend.precision", "only int8 and fp8 of engine torch are calibrated")
+        models = ", ".join(f"{bits} of {model}" for model, bits in EIGHT_BITS.items())
+        why_not = f"must be one that has scales: {models}, engine torch"
+        raise error_at(manifest, "backend.precision", why_not)
     if backend.scales is None or backend.scales.startswith(PACKAGE_PREFIX):
         raise error_at(manifest, SCALES, "must name the file that is to be written")
     return Path(manifest.resolve(backend.scales))

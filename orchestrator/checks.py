@@ -130,6 +130,15 @@ def memory_check(available: int | None, specs: Sequence[TestSpec]) -> Check:
     return Check("memory", OK, seen)
 
 
+def weights_check(available: int, what: str, each: int, workers: int) -> Check:
+    """Free memory against what all workers' weights take of it."""
+    seen = f"{size(each * workers)} of {what} for {plural(workers, 'worker')}, {size(available)} free"
+    if each * workers <= available:
+        return Check("weights", OK, seen)
+    mend = "make them smaller (backend.options, precision), or take fewer workers, or GPUs (num_gpus)"
+    return Check("weights", FAIL, seen, mend)
+
+
 def disk_check(folder: str, free: int, writable: bool) -> Check:
     """Room for logs."""
     seen = f"{size(free)} free in {folder}"

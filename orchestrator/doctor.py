@@ -19,6 +19,7 @@ from orchestrator.console import open_terminal
 from orchestrator.loadgen import LoadGenError, file_sha256, import_loadgen
 from orchestrator.manifest import Manifest
 from orchestrator.plan import PlanError, TestSpec, plan, plan_findings_for_loadgen
+from orchestrator.planview import large_weights_of
 from orchestrator.preflight import OWN_LOADGEN, SCALES, WEIGHTS, absent_files, workers_are_here, wrong_scales
 from orchestrator.provenance import ROOT, versions
 from orchestrator.rules import Round, load_round, round_names
@@ -174,13 +175,23 @@ def parts_check(manifest: Manifest, address: str) -> Check:
     return Check("task and engine", OK, f"{opened}: options and packages")
 
 
+def _weights_here(address: str, manifest: Manifest, free: int) -> Iterator[Check]:
+    """Weights that this machine's own memory has to hold for all workers, beside LoadGen."""
+    found, workers = large_weights_of(manifest), manifest.workers
+    if found is not None and workers_are_here(manifest, address) and not workers.num_gpus:
+        yield checks.weights_check(free, *found, workers.count)
+
+
 def _this_machine(address: str, manifest: Manifest | None, specs: Sequence[TestSpec]) -> Iterator[Check]:
     yield checks.cpu_check(machine.cpu_count(), machine.load_average())
     yield checks.frequency_check(machine.governors(), machine.turbo())
     yield checks.clock_check(_clock_drift_ppm(), _synchronised())
-    yield checks.memory_check(machine.available_memory_bytes(), specs)
-    place, free = machine.free_disk_bytes(RUNS_DIR)
-    yield checks.disk_check(str(place), free, os.access(place, os.W_OK | os.X_OK))
+    free = machine.available_memory_bytes()
+    yield checks.memory_check(free, specs)
+    if manifest is not None and free is not None:
+        yield from _weights_here(address, manifest, free)
+    place, room = machine.free_disk_bytes(RUNS_DIR)
+    yield checks.disk_check(str(place), room, os.access(place, os.W_OK | os.X_OK))
     yield checks.open_files_check(*machine.open_files_limit())
     yield checks.somaxconn_check(machine.somaxconn(), manifest.workers.count if manifest is not None else 1)
     yield checks.shared_memory_check(machine.shared_memory_bytes())

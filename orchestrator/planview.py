@@ -119,7 +119,7 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 def weights_held(manifest: Manifest) -> str | None:
     """What of a worker's memory weights take that may not fit; None where only the built network tells."""
-    found, workers = _large_weights(manifest), manifest.workers
+    found, workers = large_weights_of(manifest), manifest.workers
     if found is None:
         return None
     what, held = found
@@ -133,7 +133,8 @@ def weights_held(manifest: Manifest) -> str | None:
     return f"{each} in the {memory} of each worker{shared}"
 
 
-def _large_weights(manifest: Manifest) -> tuple[str, int] | None:
+def large_weights_of(manifest: Manifest) -> tuple[str, int] | None:
+    """What a worker's weights are, and their bytes; None where only the built network tells."""
     backend = manifest.backend
     if not isinstance(backend, TorchBackend):
         return None
@@ -240,7 +241,7 @@ def _memory(specs: Sequence[TestSpec], free: int | None) -> Text:
 
 def _memory_of_weights(manifest: Manifest, free: int | None) -> Iterator[Text]:
     """That they do not fit, where all workers are on this machine."""
-    found = _large_weights(manifest)
+    found = large_weights_of(manifest)
     if found is None or free is None or manifest.workers.where != "local":
         return
     what, needed = found[0], found[1] * manifest.workers.count

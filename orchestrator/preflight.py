@@ -14,7 +14,7 @@ from orchestrator.manifest_fields import PATH_OPTIONS
 from orchestrator.plan import TestSpec, plan
 from orchestrator.rules import load_round, round_names
 from workers.installed import LocateError, locate
-from workers.models import ModelError, check_name
+from workers.models import ModelError, check_name, check_options
 from workers.models.scales import Scales, Weights, refuse_other_weights, scales_of_file
 from workers.tasks import TaskError, open_task
 
@@ -43,6 +43,11 @@ def check_names(manifest: Manifest) -> list[TestSpec]:
         check_name(getattr(manifest.backend, "model", None))
     except ModelError as error:
         raise error_at(manifest, "backend.model", str(error)) from None
+    try:
+        if isinstance(manifest.backend, TorchBackend):
+            check_options(manifest.backend.model, manifest.backend.options)
+    except ModelError as error:
+        raise error_at(manifest, "backend.options", str(error)) from None
     _refuse_other_task(manifest)
     return specs
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 from rich.console import Console as Terminal
 
-from orchestrator.manifest import Manifest, load_manifest, manifest_files, parse_manifest
+from orchestrator.manifest import Manifest, ManifestError, load_manifest, manifest_files, parse_manifest
 from orchestrator.plan import plan
 from orchestrator.planview import show_plan, weights_held
+from orchestrator.preflight import check_names
 from orchestrator.rules import load_round
 from orchestrator.suiteview import Part, show_campaign
 from tests.made_dlrm import NARROW
@@ -112,6 +113,16 @@ def test_a_plan_says_that_tables_do_not_fit_where_it_knows_the_memory() -> None:
 def test_a_plan_is_silent_where_the_options_make_no_network(options: str) -> None:
     assert weights_held(made(options=options)) is None
     assert " memory " not in planned(made(options=options)).partition("lost worker")[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [("{rows: [3, 4]}", "rows must be 26 numbers"), ("{dim: 0}", "dim must be a positive")],
+)
+def test_such_options_are_refused_with_their_line_before_anything_starts(options: str, told: str) -> None:
+    with pytest.raises(ManifestError, match=rf":\d+: backend\.options: .*{told}"):
+        check_names(made(options=options))
+    check_names(made())
 
 
 def test_a_plan_is_silent_where_only_the_built_network_could_tell() -> None:

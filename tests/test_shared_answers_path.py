@@ -300,17 +300,17 @@ def large_fleet(workers: int, per_sample_us: float = 300.0) -> ThreadFleet:
     return fleet
 
 
-def large_order(folder: Path, fleet: ThreadFleet, near: bool, **changes: Any) -> Any:
-    """An accuracy test of 24 samples, 72 MB of answers."""
+def large_order(folder: Path, fleet: ThreadFleet, near: bool, samples: int = 24, **changes: Any) -> Any:
+    """An accuracy test, by default of 72 MB of answers."""
     folder.mkdir()
     seats = [seat.model_copy(update={"near": near}) for seat in fleet.seats()]
-    few = {"sample_count": 24, "performance_count": 24}
+    few = {"sample_count": samples, "performance_count": samples}
     return order_of(folder, "Offline", "accuracy", workers=seats, local=None, **few, **changes)
 
 
-def all_bytes_are_right(folder: Path) -> None:
+def all_bytes_are_right(folder: Path, samples: int = 24) -> None:
     seen = {logged.qsl_idx: logged.data for logged in read_accuracy_log(folder / "out" / ACCURACY_LOG)}
-    assert sorted(seen) == list(range(24))
+    assert sorted(seen) == list(range(samples))
     for index, data in seen.items():
         assert data == pattern(np.array([index])).tobytes() * (MB3 // 4)
 
@@ -336,11 +336,12 @@ def test_a_worker_lost_with_answers_in_its_memory_costs_no_sample(tmp_path: Path
                 fleet.kill(worker)
                 fleet._lost.append((f"w{worker}", "its process died"))
 
-    order = large_order(tmp_path / "a", fleet, True, on_loss="reissue")
+    # Two batches for each: the lost one is at its second, or the test would be over before its loss is known.
+    order = large_order(tmp_path / "a", fleet, True, samples=48, on_loss="reissue")
     outcome = finished(order, fleet, Hooks(on_tick=on_tick))
     assert [loss["worker"] for loss in outcome.losses] == ["w1"]
     assert outcome.result["response_path"] == "shared-memory"
-    all_bytes_are_right(tmp_path / "a")
+    all_bytes_are_right(tmp_path / "a", 48)
 
 
 def test_memory_that_the_test_cannot_open_means_messages_and_is_not_offered_again(

@@ -110,6 +110,14 @@ def why_not_eight_bits(
     return None
 
 
+def check_options(model: str, options: Mapping[str, Any]) -> None:
+    """ModelError for values that make no network, as far as that is known without building one."""
+    if model in _LARGE:
+        module = importlib.import_module(_LARGE[model])
+        if options.keys() <= module.OPTIONS.keys():
+            module.check_options({**module.OPTIONS, **options})
+
+
 def large_weights(model: str, options: Mapping[str, Any], precision: str) -> tuple[str, int] | None:
     """What of a network may fill a device, and its bytes there, without building it.
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from workers.models import ModelError
-from workers.tasks.criteo import TABLE_ROWS
+from workers.tasks.criteo import SPARSE, TABLE_ROWS
 
 # As main.py (get_backend) has them; bottom and top: sizes of the layers between input and output.
 OPTIONS: dict[str, Any] = {
@@ -32,6 +32,11 @@ def check_options(options: Mapping[str, Any]) -> None:
             raise ModelError(
                 f"model 'dlrm': backend.options.{key} must be a list of positive numbers, not {value!r}"
             )
+    if len(options["rows"]) != SPARSE:
+        raise ModelError(
+            f"model 'dlrm': backend.options.rows must be {SPARSE} numbers, the rows of each table, "
+            f"not {len(options['rows'])}"
+        )
     if type(options["dim"]) is not int or not 0 < options["dim"] <= LARGEST:
         raise ModelError(
             f"model 'dlrm': backend.options.dim must be a positive number, not {options['dim']!r}"
