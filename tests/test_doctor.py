@@ -13,7 +13,7 @@ import pytest
 from orchestrator import checks, doctor, machine, probe
 from orchestrator.checks import FAIL, OK, WARN
 from orchestrator.cluster import ClusterError, Placement, per_node
-from orchestrator.manifest import Manifest, load_manifest, parse_manifest
+from orchestrator.manifest import Manifest, parse_manifest
 from tests.made_records import manifest, specs
 from tests.ray_nodes import LocalRay
 
@@ -149,20 +149,6 @@ def test_a_governor_that_saves_power_is_warned_about() -> None:
     assert checks.frequency_check({"performance"}, True).status == OK
     assert "performance" in checks.frequency_check({"powersave"}, None).mend
     assert checks.frequency_check(set(), None).status == OK
-
-
-def test_weights_of_all_workers_are_compared_with_the_memory_of_this_machine(tmp_path: Path) -> None:
-    on_gpus = Path(__file__).parents[1] / "manifests" / "sizing" / "dlrm-int8.yaml"
-    text = on_gpus.read_text().replace("num_gpus: 1", "num_gpus: 0").replace("count: 1\n", "count: 2\n")
-    (tmp_path / "m.yaml").write_text(text)
-    made = load_manifest(tmp_path / "m.yaml")
-    (found,) = doctor._weights_here("local", made, 40 * 10**9)
-    assert found.status == FAIL and found.seen.startswith(
-        "48 GB of embedding tables for 2 workers, 40 GB free"
-    )
-    assert [check.status for check in doctor._weights_here("local", made, 60 * 10**9)] == [OK]
-    assert not list(doctor._weights_here("head:6379", made, 1))  # other machines hold them
-    assert not list(doctor._weights_here("local", load_manifest(on_gpus), 1))
 
 
 def test_memory_is_compared_with_the_hungriest_test() -> None:

@@ -12,6 +12,8 @@ import pytest
 import torch
 from rich.console import Console as Terminal
 
+from orchestrator import doctor
+from orchestrator.checks import FAIL, OK
 from orchestrator.manifest import Manifest, ManifestError, load_manifest, manifest_files, parse_manifest
 from orchestrator.plan import plan
 from orchestrator.planview import show_plan, weights_held
@@ -105,6 +107,15 @@ def test_a_plan_says_that_tables_do_not_fit_where_it_knows_the_memory() -> None:
     assert "The workers' embedding tables: 96 GB, but only 60 GB are free here: THEY WILL NOT FIT" in text
     assert "backend.options, precision" in text
     assert "WILL NOT FIT" not in planned(made("fp16"), 10**9 * 30)  # which GPU it will be is not known
+
+
+def test_doctor_compares_the_tables_of_all_workers_with_the_memory_of_this_machine() -> None:
+    two = made("int8", "where: ray, num_gpus: 0, count: 2")
+    (found,) = doctor._weights_here("local", two, 40 * 10**9)
+    assert found.status == FAIL and "48 GB of embedding tables for 2 workers, 40 GB free" in found.seen
+    assert [check.status for check in doctor._weights_here("local", two, 60 * 10**9)] == [OK]
+    assert not list(doctor._weights_here("head:6379", two, 1))  # other machines hold them
+    assert not list(doctor._weights_here("local", made("int8"), 1))  # GPUs do
 
 
 @pytest.mark.parametrize(
