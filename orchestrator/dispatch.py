@@ -21,7 +21,7 @@ from workers.protocol import Answer, Segment
 # A lump this large is sliced many times: of an array that makes views, of a list copies.
 ARRAY_FROM = 256
 # Offline's one query has all samples of the test. To make arrays of its lists takes 75 ns a sample, which
-# came before the first frame: 3.5 % of a test with 480,000 samples/s, whatever its length. So many are made
+# came before the first frame: 3.6 % of a test with 480,000 samples/s, whatever its length. So many are made
 # at a time, while the workers compute.
 PIECE = 16384
 HANG_FLOOR_S = 5.0
