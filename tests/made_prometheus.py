@@ -96,14 +96,14 @@ class Prometheus:
         self._folder = folder
 
     def wait_ready(self) -> None:
-        """Wait until it answers questions."""
+        """Wait until it answers questions and knows what to scrape: it looks five seconds after its start."""
         if not eventually(self._is_ready, READY_LIMIT_S):
             raise HarnessError((self._folder / "prometheus.log").read_text())
 
     def _is_ready(self) -> bool:
         assert self.process.poll() is None, (self._folder / "prometheus.log").read_text()
         try:
-            return bool(self._fetched("/-/ready"))
+            return bool(self._fetched("/-/ready") and self.ask("targets", state="active")["activeTargets"])
         except OSError:
             return False
 

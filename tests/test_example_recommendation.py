@@ -22,7 +22,6 @@ SHORTER = {
     "where: ray": "where: local",
     "num_cpus: 1\n": "max_batch: 4\n",
     "  max_batch: 4\n\n": "\n",
-    "target_qps: 2000": "target_qps: 600",
     "min_duration: 1000 ": "min_duration: 100 ",
     "target_latency: 1000 ": "target_latency: 8000 ",
     "min_duration: 48000 ": "target_latency_percentile: 90\n    min_duration: 5000 ",
