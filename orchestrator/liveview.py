@@ -133,14 +133,13 @@ def _facts(seen: Seen, width: int) -> Iterator[Fact]:
 
 
 def _time(progress: Progress, room: int) -> Text:
-    gone = duration(progress.issuing_s)
     if progress.doing:
         return _line(_fitting(room, f"{clock(progress.elapsed_s)}  {progress.doing}", progress.doing))
     left = None if progress.left_s is None else f"{duration(progress.left_s)} left"
     if not progress.seconds:
         told = "how long is not known yet" if left is None else f"about {left}"
         return _line(_fitting(room, f"{clock(progress.elapsed_s)}  {told}", told))
-    least = duration(progress.seconds)
+    gone, least = duration(progress.issuing_s), duration(progress.seconds)
     words = [f"{gone} of {least} at least", f"{gone} of {least}"]
     if left is not None:
         words = [f"{words[0]}, about {left}", f"{words[1]}, {left}", f"about {left}", left]

@@ -191,8 +191,8 @@ class Worker:
         A slot that is done stands still until it has another batch: one that lies ready spares it the time in
         which answers are written.
         """
-        finished = self._finished()
-        if self._running and self._following is not None and self._backend.free_at_ns(self._clock()) < FAR:
+        finished, now = self._finished(), self._clock()
+        if self._running and self._following is not None and self._due_ns(now) <= now:
             self._submit(self._following)
         for done in finished:
             self._answer(done)

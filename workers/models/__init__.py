@@ -110,12 +110,19 @@ def why_not_eight_bits(
     return None
 
 
+def _known_before(model: str, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+    """The module that knows a network by its options, without building it, and all of them; or None."""
+    if model not in _LARGE:
+        return None
+    module = importlib.import_module(_LARGE[model])
+    return (module, {**module.OPTIONS, **options}) if options.keys() <= module.OPTIONS.keys() else None
+
+
 def check_options(model: str, options: Mapping[str, Any]) -> None:
     """ModelError for values that make no network, as far as that is known without building one."""
-    if model in _LARGE:
-        module = importlib.import_module(_LARGE[model])
-        if options.keys() <= module.OPTIONS.keys():
-            module.check_options({**module.OPTIONS, **options})
+    if (known := _known_before(model, options)) is not None:
+        module, chosen = known
+        module.check_options(chosen)
 
 
 def large_weights(model: str, options: Mapping[str, Any], precision: str) -> tuple[str, int] | None:
@@ -123,13 +130,11 @@ def large_weights(model: str, options: Mapping[str, Any], precision: str) -> tup
 
     `options` as in open_model. None for the other networks, and for options that make none.
     """
-    if model not in _LARGE:
+    if (known := _known_before(model, options)) is None:
         return None
-    module = importlib.import_module(_LARGE[model])
-    if not options.keys() <= module.OPTIONS.keys():
-        return None
+    module, chosen = known
     try:
-        found: tuple[str, int] = module.large_weights({**module.OPTIONS, **options}, precision)
+        found: tuple[str, int] = module.large_weights(chosen, precision)
     except ModelError:
         return None
     return found
