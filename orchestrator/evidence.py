@@ -33,6 +33,7 @@ from orchestrator.scorers import score
 from orchestrator.supervise import Outcome
 from orchestrator.timings import ANSWERED
 from orchestrator.verdict import (
+    doubts_about_log,
     doubts_about_power,
     doubts_about_workers,
     doubts_of,
@@ -87,16 +88,18 @@ class Evidence:
     def record(self, spec: TestSpec, order: TestOrder, outcome: Outcome, crew: Crew, started: str) -> Record:
         """The record of one test, from its folder (order.out_dir) and its outcome."""
         folder = Path(order.out_dir)
+        finished = outcome.status == "finished"
         detail = _detail_of(folder)
         accuracy = self._score(spec, outcome, folder)
         power = self._power(spec, outcome, folder)
-        result = result_of(spec, detail, outcome.status == "finished")
+        result = result_of(spec, detail, finished)
         hashes, loadgen = self._hashes(spec), self._loadgen(detail, outcome)
         audit = self._verify(spec, outcome, folder)
         findings = [*spec.broken_rules, *self._run_time_findings(spec, crew, loadgen)]
         missing = [
             *shown_otherwise(spec, detail),
-            *(validate(spec.settings, spec.audit, detail.values) if outcome.status == "finished" else []),
+            *(doubts_about_log(detail) if finished else []),
+            *(validate(spec.settings, spec.audit, detail.values) if finished else []),
             *doubts_about_workers(crew.facts, crew.differences, crew.absent, outcome),
             *missing_evidence(crew.facts, self.manifest.backend.engine, hashes, self.commit, loadgen),
             *doubts_about_power(spec.round, power, crew.remote_hosts),

@@ -20,6 +20,8 @@ PERCENTILES = ("50.00", "90.00", "99.00", "99.90")
 # million samples; dlrm, the largest data set, has 330,067.
 LINE_BYTES = 16 << 20
 VALUE_LETTERS = 64 << 10  # any other; the longest of a real log, git's messages, has some thousand
+# Keys whose value is one of the test: others may come again and again, as warnings do.
+SINGLE = ("effective_", "result_", "generated_", "early_stopping_")
 # A log has a few hundred keys, and of warnings up to some hundreds ("Logging allocation detected").
 KEPT = 1000
 
@@ -70,6 +72,11 @@ class DetailLog:
     def troubles(self) -> list[str]:
         """LoadGen's errors, and damaged lines: checkers refuse the log, and a line may have held an error."""
         return self.errors + [f"a line of the log is damaged: {text}" for text in self.damaged]
+
+    @property
+    def said_twice(self) -> list[str]:
+        """Keys of which a test has one value, and that have several: readers take different ones."""
+        return [text for text in self.repeated if text.startswith(SINGLE)]
 
     def number(self, key: str) -> float | None:
         """A numeric value, None if it is not there."""

@@ -30,6 +30,7 @@ SHOWN = {
     "min_duration_ms": "effective_min_duration_ms",
     "server_target_qps": "effective_target_qps",
     "server_target_latency_ns": "effective_target_latency_ns",
+    "server_target_latency_percentile": "effective_target_latency_percentile",
     "performance_issue_unique": "effective_performance_issue_unique",
     "performance_issue_same": "effective_performance_issue_same",
     "accuracy_log_sampling_target": "effective_accuracy_log_sampling_target",
@@ -119,6 +120,23 @@ def shown_otherwise(spec: TestSpec, detail: DetailLog) -> list[str]:
         for key, value in wanted.items()
         if key in seen and seen[key] != value
     ]
+
+
+def doubts_about_log(detail: DetailLog) -> list[str]:
+    """Why a finished test's log is not whole, or not of one mind: what is missing may have been an error."""
+    doubts = [f"log: LoadGen's gives different values: {text}" for text in detail.said_twice]
+    if detail.cut_short:
+        doubts.append("log: LoadGen's is cut short in its last line")
+    # The settings stand near its beginning, the window of power at the end of all but the results.
+    missing = [key for key in ("effective_scenario", "effective_test_mode") if key not in detail.values]
+    if not any(window.end for window in detail.power.values()):
+        missing.append("power_end")
+    if missing:
+        doubts.append(f"log: a part of LoadGen's is missing: it does not show {', '.join(missing)}")
+    failed = [key for key in CHECKS if detail.values.get(key) is False]
+    if detail.valid and failed:
+        doubts.append(f"log: LoadGen's says VALID, and {', '.join(failed)} false")
+    return doubts
 
 
 def doubts_about_workers(

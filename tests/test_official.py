@@ -62,7 +62,10 @@ class Case:
         worker = {"device": "cuda", "model_hash": "m", "weights_sha256": WEIGHTS_SHA256, "weights": "w.pth"}
         own = {"library": self.library.digest}
         self.facts = [{"name": f"worker-{i}", "node": f"10.0.0.{i}", **worker, **own} for i in range(2)]
-        self.log = {"loadgen_version": "6.0.17 @ d6147c7eb7"}
+        mode = "PerformanceOnly" if self.test == "performance" else "AccuracyOnly"
+        self.log = {"loadgen_version": "6.0.17 @ d6147c7eb7", "effective_scenario": "Server"}
+        self.log |= {"effective_test_mode": mode, "power_begin": "11-23-2026 00:00:00.000"}
+        self.log |= {"power_end": "11-23-2026 00:10:00.000"}
         if self.test == "performance":
             self.log |= {"result_validity": "VALID", "result_completed_samples_per_sec": 1000.0}
         self.manifest = {
@@ -190,6 +193,11 @@ BROKEN: list[tuple[Callable[[Case], None], str]] = [
     (setting("log", "result_validity", value="INVALID"), "LoadGen's verdict is not VALID"),
     (setting("log", "result_validity", value=None), "LoadGen's verdict is not VALID"),
     (having("extra_log", mllog("error_x", "bad", is_error=True)), "LoadGen logged an error: error_x: bad"),
+    (having("extra_log", mllog("result_validity", "INVALID")), "log: .* different values: result_validity: VALID"),
+    (having("extra_log", mllog("num_errors", 0)[:-9]), "log: LoadGen's is cut short"),
+    (setting("log", "early_stopping_met", value=False), "log: LoadGen's says VALID, and early_stopping_met"),
+    (without("log", "effective_scenario"), "log: a part of LoadGen's is missing: .* show effective_scenario$"),
+    (setting("log", "effective_target_latency_percentile", value=0.5), "LoadGen's log shows .* 0.5 instead of"),
     (loss, r"loss: worker worker-1 was lost \(cut off\)"),
     (ended("failed"), "the test failed: why"),
     (ended("interrupted"), "the test was interrupted: why"),
@@ -243,3 +251,10 @@ def test_an_accuracy_test_without_its_detail_log_is_not_official(case: Make) -> 
     made = case(test="accuracy")
     made.log = {}
     assert made.record().official is False
+
+
+def test_an_accuracy_test_whose_detail_log_ends_too_early_is_not_official(case: Make) -> None:
+    made = case(test="accuracy")
+    del made.log["power_end"]
+    (because,) = made.record().unofficial_because
+    assert because == "log: a part of LoadGen's is missing: it does not show power_end"

@@ -59,8 +59,6 @@ SINCE_V2 = ("result_query_count", "effective_sample_concatenate_permutation")
 STOPS_ALL = ("effective_scenario", "effective_min_duration_ms", "effective_performance_sample_count")
 STOPS_V1 = ("result_validity", "effective_min_query_count")
 STOPS_OFFLINE = ("effective_samples_per_query", "effective_min_query_count")
-# Keys whose value is one of the test: other keys may come again and again, as warnings do.
-SINGLE = ("effective_", "result_", "generated_", "early_stopping_")
 SHOWN = 5
 
 
@@ -103,8 +101,7 @@ def _limited(test: Test) -> bool:
 
 def repeated_keys(test: Test) -> Iterator[Finding]:
     """Keys that stand there with different values: readers take different ones."""
-    told = [text for text in test.logs.detail.repeated if text.startswith(SINGLE)]
-    if told:
+    if told := test.logs.detail.said_twice:
         what = f"the detail log gives different values: {'; '.join(told[:SHOWN])}"
         mend = "submit the log as LoadGen wrote it, of one test"
         yield test.finding("repeated-key", what, mend)
