@@ -140,3 +140,44 @@ def test_a_run_of_full_length_that_was_killed_is_said_to_have_died_and_begins_an
     status, said = script.run("full", "poll", FULL_MODEL="m.yaml")
     assert status == 0 and "poll: ended, exit 0" in said, said
     assert len(list(script.folder.glob("state.died-*/state/full.yaml"))) == 1
+
+
+def test_of_two_runs_that_begin_at_once_one_runs_and_the_other_says_so(script: Script) -> None:
+    (script.folder / "m.yaml").write_text(MANIFEST)
+    env = {"FULL_MODEL": "m.yaml", "STUB_DOES": SLEEPS}
+    both = [script.begin("full", FULL_S=seconds, **env) for seconds in ("600", "700")]
+    said = [one.communicate(timeout=60)[0] for one in both]
+    state = script.folder / "state"
+    first = [one.returncode for one in both].index(0)
+    assert both[1 - first].returncode == 1, said
+    assert ("another did at the same time" in said[1 - first]) or ("has one already" in said[1 - first]), said
+    assert yaml.safe_load((state / "full.yaml").read_text())["loadgen"]["min_duration"] == (600_000, 700_000)[first]
+    assert script.asked("--runs-dir") == [str(state / "runs")], "one run"
+    assert not list(state.glob("full.yaml.*"))
+
+
+def test_a_signal_to_all_of_a_run_of_full_length_leaves_its_exit_status(script: Script) -> None:
+    (script.folder / "m.yaml").write_text(MANIFEST)
+    ends = "trap 'exit 130' TERM; sleep 60 & wait"
+    assert script.run("full", FULL_MODEL="m.yaml", STUB_DOES=ends)[0] == 0
+    script.stub()
+    os.killpg(int((script.folder / "state" / "pid").read_text()), signal.SIGTERM)
+    status, said = script.run("poll")
+    assert status == 1 and "poll: ended, exit 130" in said, said
+
+
+def test_a_poll_that_cannot_copy_the_evidence_says_so_and_fails(script: Script) -> None:
+    (script.folder / "m.yaml").write_text(MANIFEST)
+    leaves = 'mkdir "$4/r" && head -c 9000000 /dev/zero >"$4/r/mlperf_log_detail.txt"'
+    assert script.run("full", FULL_MODEL="m.yaml", STUB_DOES=leaves)[0] == 0
+    out = script.folder / "out"
+    stale = out / "full" / "r" / "Server-performance.partial"
+    stale.mkdir(parents=True)
+    status, said = script.run("poll")
+    assert status == 0 and "poll: ended, exit 0" in said, said
+    assert (out / "full" / "r" / "mlperf_log_detail.txt").stat().st_size == 9_000_000
+    assert not stale.exists(), "of an earlier poll"
+    (script.folder / "bare").mkdir()
+    (script.folder / "bare" / "full").write_text("no folder")
+    status, said = script.run("poll", OUT="bare")
+    assert status == 1 and "ended, exit 0, and its files could not be copied" in said, said

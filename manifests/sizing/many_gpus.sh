@@ -205,8 +205,22 @@ P
 # Whether a process of the run of full length lives: all hold its lock. A pid may be another's by now, or a zombie's.
 running() { [ ! -e "$STATE/rc" ] && ! flock -n "$STATE/lock" true; }
 
+# Of two that begin at once one runs; poll's look takes the lock for a moment, too. A signal to the whole group is the
+# run's to obey: what waits for it lives on and writes its exit status, which poll waits for.
+HOLD_AND_RUN=$(cat <<'P'
+state=$0 manifest=$1
+shift
+exec 9>"$state/lock"
+flock -w 2 9 && [ ! -e "$state/pid" ] && mv "$manifest" "$state/full.yaml" && echo $$ >"$state/pid" || exit 1
+trap : TERM INT HUP
+"$@" >"$state/log" 2>&1 </dev/null
+echo $? >"$state/rc.new"
+mv "$state/rc.new" "$state/rc"
+P
+)
+
 full() {
-  local rates begun
+  local rates begun manifest=$STATE/full.yaml.$$
   if [ -e "$STATE/rc" ] || { [ -e "$STATE/pid" ] && running; }; then
     log "full: $STATE has one already; poll it, or remove the folder"
     return 1
@@ -217,15 +231,27 @@ full() {
   read -ra rates <<<"$(setting QPS "$FULL_MODEL" "$QPS")"
   mkdir -p "$STATE/runs"
   python3 -c "$FULL_MANIFEST" "$(manifest_of "$FULL_MODEL")" "$GPUS" "$FULL_S" "${FULL_QPS:-${rates[0]:-1}}" \
-    "$FULL_OFFLINE_QPS" "$FULL_SCENARIOS" >"$STATE/full.yaml" || return 1
-  # The exit status is written when it has ended: what poll waits for.
-  setsid bash -c 'exec 9>"$0/lock"; flock 9; echo $$ >"$0/pid"; state=$0; "$@" >"$state/log" 2>&1 </dev/null; echo $? >"$state/rc.new"
-    mv "$state/rc.new" "$state/rc"' "$STATE" "${LOADGRID[@]}" run "$STATE/full.yaml" --runs-dir "$STATE/runs" \
+    "$FULL_OFFLINE_QPS" "$FULL_SCENARIOS" >"$manifest" || return 1
+  setsid bash -c "$HOLD_AND_RUN" "$STATE" "$manifest" "${LOADGRID[@]}" run "$STATE/full.yaml" --runs-dir "$STATE/runs" \
     </dev/null >/dev/null 2>&1 &
   begun=$!
   disown
-  until [ -s "$STATE/pid" ] || ! kill -0 "$begun" 2>/dev/null; do sleep 0.1; done
+  until [ "$(cat "$STATE/pid" 2>/dev/null)" = "$begun" ]; do
+    if ! kill -0 "$begun" 2>/dev/null; then
+      rm -f "$manifest"
+      log "full: it could not begin, or another did at the same time in $STATE"
+      return 1
+    fi
+    sleep 0.1
+  done
   log "full: begun; its state is in $STATE"
+}
+
+evidence() { # LoadGen's own logs come along, the large trace excepted; of a test that still runs as far as they go
+  [ ! -d "$OUT/full" ] || find "$OUT/full" -depth -name '*.partial' -exec rm -rf {} +
+  mkdir -p "$OUT/full" && cp "$STATE/full.yaml" "$STATE/log" "$OUT/full/" || return 1
+  (set -o pipefail; cd "$STATE/runs" && find . -name '*trace.json' -prune -o -type f -print0 \
+    | tar --null -cf - -T - | tar -xf - -C "$OUT/full")
 }
 
 poll() {
@@ -236,11 +262,8 @@ poll() {
   while running && [ "$SECONDS" -lt "$end" ]; do sleep 1; done
   if running; then told="still runs"; elif [ -e "$STATE/rc" ]; then told="ended, exit $(cat "$STATE/rc")"; else told=died; fi
   tail -n 6 "$STATE/log" | cut -c1-200
+  if ! evidence && [ "$told" != "still runs" ]; then told+=", and its files could not be copied to $OUT/full"; fi
   log "poll: $told"
-  # LoadGen's own logs are evidence: they come along, the large trace excepted.
-  mkdir -p "$OUT/full" && cp "$STATE/full.yaml" "$STATE/log" "$OUT/full/"
-  (cd "$STATE/runs" && find . -name '*trace.json' -prune -o -type f -size -8M -print0 \
-    | tar --null -cf - -T -) | tar -xf - -C "$OUT/full"
   table full
   [[ $told = "still runs" || $told = "ended, exit 0" ]]
 }
