@@ -104,7 +104,7 @@ def suite_findings(
         )
         return
     source = f"{found.name} suites.{manifest.suite}.{benchmark.name}"
-    for judge, wanted in _judges(found, place, manifest.division).items():
+    for judge, wanted in _judges(place, manifest.division).items():
         if not wanted.allows(scenario):
             yield Finding(
                 rule="scenario",
@@ -126,7 +126,7 @@ def missing_scenario_findings(
 ) -> Iterator[Finding]:
     """The scenarios that the benchmark needs besides those `measured`, in this manifest and others."""
     place = found.place(manifest.suite, benchmark.name)
-    judges = {} if place is None else _judges(found, place, manifest.division)
+    judges = {} if place is None else _judges(place, manifest.division)
     for judge, wanted in judges.items():
         missing = [name for name in wanted.required if name not in measured]
         if missing:
@@ -138,12 +138,9 @@ def missing_scenario_findings(
             )
 
 
-def _judges(found: Round, place: Place, division: str) -> dict[str, Wanted]:
-    """Who judges the scenarios: the rules let the open division choose them, some checkers do not."""
-    judges = {} if division == "open" else {"rules": place.rules}
-    if division in found.checker_scenarios_in:
-        judges["checker"] = place.checker
-    return judges
+def _judges(place: Place, division: str) -> dict[str, Wanted]:
+    """Who judges the scenarios: nobody in the open division (v6.1: loader.py of the checker, too)."""
+    return {} if division == "open" else {"rules": place.rules, "checker": place.checker}
 
 
 def plan_findings_for_loadgen(version: str, file_hash: str | None, found: Round) -> list[Finding]:

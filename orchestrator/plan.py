@@ -51,9 +51,9 @@ __all__ = [
     "plan_findings_for_loadgen",
 ]
 
-# LoadGen's own store, bytes at the peak. Server: of the whole test process, 344 with 54 million queries and 377
-# with 390 million. The others were measured with LoadGen 6.0.17 and an immediate answer: MultiStream per query
-# of 8, Offline per sample of the whole test process (1 to 17 million).
+# LoadGen's own store, bytes at the peak. Server: of the whole test process, 344 with 54 million queries and
+# 377 with 390 million. The others were measured with LoadGen 6.0.17 and an immediate answer: MultiStream per
+# query of 8, Offline per sample of the whole test process (1 to 17 million).
 BYTES_PER_QUERY = {"Server": 380, "SingleStream": 650, "MultiStream": 1330}
 BYTES_PER_OFFLINE_SAMPLE = 225
 LONG_TEST_S = 2 * 3600

@@ -155,7 +155,6 @@ class Round(_Frozen):
     name: str = Field(alias="round")
     sources: dict[str, str]
     divisions: tuple[str, ...]
-    checker_scenarios_in: tuple[str, ...]
     loadgen: ApprovedLoadGen
     min_duration_ms: int
     scenarios: tuple[str, ...]

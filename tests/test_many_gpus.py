@@ -151,7 +151,8 @@ def test_of_two_runs_that_begin_at_once_one_runs_and_the_other_says_so(script: S
     first = [one.returncode for one in both].index(0)
     assert both[1 - first].returncode == 1, said
     assert ("another did at the same time" in said[1 - first]) or ("has one already" in said[1 - first]), said
-    assert yaml.safe_load((state / "full.yaml").read_text())["loadgen"]["min_duration"] == (600_000, 700_000)[first]
+    full = yaml.safe_load((state / "full.yaml").read_text())
+    assert full["loadgen"]["min_duration"] == (600_000, 700_000)[first]
     assert script.asked("--runs-dir") == [str(state / "runs")], "one run"
     assert not list(state.glob("full.yaml.*"))
 
