@@ -179,7 +179,7 @@ class Console:
             self._say(f"lost {event['worker']}: {story}", "bold yellow")
         elif kind == "stuck":
             self._say(
-                f"{event['worker']} did not leave the test; it was ended and is not used again", "yellow"
+                f"{event['worker']} can take no other test; it was ended and is not used again", "yellow"
             )
         elif kind in PHASES:
             self._enter(kind)

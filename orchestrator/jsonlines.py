@@ -16,7 +16,7 @@ progress        once a second while it runs: test, issued, completed, in_flight,
                 doing (words; null while queries are under way), and course: word, why, late, allowed_late,
                 more_needed
 loss            a worker is lost: test, worker, reason, moved (samples)
-stuck           a worker did not leave a test: test, worker
+stuck           a worker that did not leave a test, or whose engine failed, was ended: test, worker
 test_ended      a test's record is written: test, status, verdict (a word), good, value, unit, metric (of an
                 accuracy test its score), official, reasons, folder, wall_s
 ended           a manifest's run is over: folder, tests, good, official (all three are counts)

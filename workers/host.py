@@ -18,7 +18,7 @@ import numpy as np
 
 from workers.answer_memory import AnswerMemory, memory_for
 from workers.awake import POLL_NS, Awake, AwakeError, why_not
-from workers.backends import Backend, open_backend
+from workers.backends import Backend, BackendError, open_backend
 from workers.backends.slowed import Slowed
 from workers.bare import bare_loop
 from workers.batcher import Batcher
@@ -220,11 +220,26 @@ class WorkerHost:
             self._awake = None
 
     def detach(self) -> dict[str, Any]:
-        """End the test's thread if it still runs; returns how many samples it answered and why it ended."""
+        """End the test's thread if it still runs; returns how many samples it answered and why it ended.
+
+        WorkerError if this worker can take no other test: its engine holds it, or has failed.
+        """
         # Ray may call this while attach() still waits in another thread, which then detaches too.
         with self._lock:
             self._detached += 1
-            return self._detach()
+            left = self._detach()
+            if left["ended"] and (why := self._engine_failure()):
+                raise WorkerError(f"worker {self.spec.name} cannot take another test: {why}")
+            return left
+
+    def _engine_failure(self) -> str | None:
+        """Why the engine computes nothing any more, None if it does: it says so whenever it is asked."""
+        try:
+            if self._backend is not None:
+                self._backend.step()  # of the test that is over nobody wants anything
+        except BackendError as error:
+            return str(error)
+        return None
 
     def _detach(self) -> dict[str, Any]:
         if self._awake is not None:
@@ -277,7 +292,9 @@ class WorkerHost:
     def close(self) -> None:
         """Give the model back, and only then what its batches write; WorkerError if one is stuck in it."""
         try:
-            self.detach()
+            with self._lock:
+                self._detached += 1
+                self._detach()
         finally:
             self._quit.set()
             if self._backend is not None:

@@ -1,0 +1,68 @@
+"""A worker whose engine has failed: it answers nothing any more, so no other test is given to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orchestrator.local import LocalLink
+from tests.processes import eventually
+from workers.backends import BackendError, Batch
+from workers.backends.slots import Computed, SlotBackend
+from workers.host import WorkerError, WorkerHost, WorkerSpec
+from workers.protocol import encode_work
+from workers.tasks.null import NullTask
+
+TIME_BUDGET_S = 10
+
+
+def loaded() -> WorkerHost:
+    host = WorkerHost(WorkerSpec("w0", "null", {}, {"engine": "echo"}, 8, needs_library=False))
+    host.load()
+    return host
+
+
+class Broken:
+    """A slot whose device is gone."""
+
+    def __init__(self) -> None:
+        self.facts: dict[str, Any] = {}
+
+    def open(self) -> None:
+        pass
+
+    def compute(self, samples: Sequence[memoryview]) -> Computed:
+        raise RuntimeError("CUDA error")
+
+
+def test_a_host_whose_engine_has_failed_takes_no_other_test() -> None:
+    host, link = loaded(), LocalLink(1)
+    task = NullTask({})
+    host._backend = SlotBackend("m", task, 8, lambda: ([Broken(), Broken()], {}))
+    host._backend.load()
+    worker = host.serve(1, link.ports[0])
+    link.send(0, encode_work(1, 1, np.array([1], np.uint32), task.warm_up_samples(1)))
+    assert eventually(lambda: worker.ended is not None, 5)
+    with pytest.raises(WorkerError, match="w0 cannot take another test: m failed .*: CUDA error"):
+        host.detach()
+    host.close()  # tells nothing twice
+
+
+def test_a_host_whose_answers_were_refused_takes_another_test() -> None:
+    host, link = loaded(), LocalLink(1)
+    backend: Any = host._backend
+    worker = host.serve(1, link.ports[0])
+
+    def refused(batch: Batch) -> None:
+        raise BackendError("2 responses came back for a batch of 1 samples")
+
+    backend.submit = refused
+    link.send(0, encode_work(1, 1, np.array([1], np.uint32)))
+    assert eventually(lambda: worker.ended is not None, 5)
+    del backend.submit
+    assert "2 responses came back" in host.detach()["ended"]
+    assert host.serve(2, LocalLink(1).ports[0]).epoch == 2
+    host.close()
