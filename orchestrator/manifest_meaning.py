@@ -78,7 +78,7 @@ def problem_of(detail: dict[str, Any], data: dict[str, Any]) -> Problem:
             return Problem(f"{field}.engine", f"is missing; it is one of {', '.join(ENGINES)}")
         return Problem(f"{field}.engine", _not_in(engine, _shown(engine), list(ENGINES)))
     if loc == ("round",) and type(detail["input"]) in (int, float):  # 6.1 for v6.1
-        return Problem(field, not_a_round(shown))
+        return Problem(field, not_a_round(shown, round_names()))
     if kind in _TYPES:
         return Problem(field, f"must be {_TYPES[kind]}, not {shown}")
     if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
