@@ -131,8 +131,9 @@ BAD = [
         "not a word of MultiStream in round v6.1",
     ),
     ("Server: {", "Sever: {", 16, "loadgen.Sever", 'did you mean "Server"?'),
-    ("min_duration: 2000", "min_duration: 1.5", 15, "loadgen.min_duration", "whole number, not 1.5"),
-    ("min_duration: 2000", "min_duration: true", 15, "loadgen.min_duration", "whole number, not true"),
+    ("min_duration: 2000", "min_duration: 1.5", 15, "loadgen.min_duration", "of milliseconds, not 1.5"),
+    ("min_duration: 2000", "min_duration: 3s", 15, "loadgen.min_duration", 'of milliseconds, not "3s"'),
+    ("min_duration: 2000", "min_query_count: true", 15, "loadgen.min_query_count", "whole number, not true"),
     (
         "min_duration: 2000",
         "min_duration: 9999999999",
