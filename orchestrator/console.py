@@ -16,7 +16,7 @@ from rich.console import RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from orchestrator.course import Course
+from orchestrator.course import Course, why_hopeless
 from orchestrator.liveview import Seen, test_view
 from orchestrator.manifest import Manifest
 from orchestrator.phrases import course_in_words, duration, loss_story, ms, plural, verdict
@@ -206,7 +206,9 @@ class Console:
         self._progress = self._board = None
         self.close()
         if self._brief:
-            self._say(f"{record.test}: {verdict(record).word}, files in {folder}")
+            why = why_hopeless(record.reason) if record.status == "failed" else None
+            ended = f"ended early, for it could not pass any more: {why};" if why else None
+            self._say(f"{record.test}: {ended or f'{verdict(record).word},'} files in {folder}")
         else:
             self._terminal.print(test_report(record, folder))
 

@@ -41,6 +41,11 @@ LOOK_EVERY_S = 1.0
 FEWEST_FOR_FORECAST = 459
 
 
+def why_hopeless(reason: str) -> str | None:
+    """Why a test was ended before its end, of its record's reason; None where another thing ended it."""
+    return reason.partition(": ")[2] if reason.startswith(HOPELESS) else None
+
+
 @dataclass(frozen=True)
 class Course:
     """A live verdict. `more_needed`: further queries within the limit until it could pass; None: it cannot.
@@ -81,6 +86,12 @@ class CourseWatch:
             self._most_late(count) if self._limit_ns else None for count in (self._expected, most)
         )
 
+    def too_few(self) -> str | None:
+        """Why the test has too few queries for any result, which is known before it begins; else None."""
+        if not self._limit_ns or not self._expected or self._hopeless_above is not None:
+            return None
+        return f"a test of {self._expected:,} queries proves nothing: {self._the_fewest()}"
+
     def look(
         self, now_s: float, issued: int, completed: int, late: int, at_once: bool = True
     ) -> Course | None:
@@ -117,6 +128,9 @@ class CourseWatch:
             return late + fewest_in_limit(late, self._percentile)
         return fewest_by_percentile(late, self._percentile)
 
+    def _the_fewest(self) -> str:
+        return f"{fewest_in_limit(0, self._percentile):,} are the fewest"
+
     def _follow(self, now_s: float, outstanding: int) -> None:
         points = self._points
         points.append((now_s, outstanding))
@@ -141,11 +155,11 @@ class CourseWatch:
         """`growth` is a clear one, None where there is none."""
         limit_ms = (self._limit_ns or 0) / 1e6
         if self._allowed is None or self._hopeless_above is None:
-            fewest = f"{fewest_in_limit(0, self._percentile):,} are the fewest"
-            if self._hopeless_above is None:
-                return "cannot pass", f"a test of {self._expected:,} queries proves nothing: {fewest}"
+            if why := self.too_few():
+                return "cannot pass", why
             # How many there will be is chance: LoadGen asks for a time, at random moments.
-            return "at risk", f"a test of about {self._expected:,} queries may prove nothing: {fewest}"
+            about = f"a test of about {self._expected:,} queries"
+            return "at risk", f"{about} may prove nothing: {self._the_fewest()}"
         allowed = f"{self._allowed:,} of {self._expected:,}"
         if late > self._hopeless_above:
             return "cannot pass", f"{late:,} queries took longer than {limit_ms:g} ms; {allowed} may"

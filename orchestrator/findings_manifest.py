@@ -138,6 +138,20 @@ def missing_scenario_findings(
             )
 
 
+def lacking_compliance(found: Round, manifest: Manifest) -> str | None:
+    """The compliance tests that a submission needs and `runs` does not name, in words; no rule is broken."""
+    if manifest.division == "open":
+        return None
+    scenarios: dict[tuple[str, ...], list[str]] = {}
+    for scenario in manifest.scenarios:
+        wanted = found.compliance_tests(manifest.benchmark, scenario)
+        lacking = tuple(test for test in wanted if test not in manifest.runs)
+        if lacking:
+            scenarios.setdefault(lacking, []).append(scenario)
+    told = [f"{', '.join(tests)} of {', '.join(names)}" for tests, names in scenarios.items()]
+    return f"{'; '.join(told)} (plan and run them with --compliance)" if told else None
+
+
 def _judges(place: Place, division: str) -> dict[str, Wanted]:
     """Who judges the scenarios: nobody in the open division (v6.1: loader.py of the checker, too)."""
     return {} if division == "open" else {"rules": place.rules, "checker": place.checker}

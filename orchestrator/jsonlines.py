@@ -18,7 +18,8 @@ progress        once a second while it runs: test, issued, completed, in_flight,
 loss            a worker is lost: test, worker, reason, moved (samples)
 stuck           a worker that did not leave a test, or whose engine failed, was ended: test, worker
 test_ended      a test's record is written: test, status, verdict (a word), good, value, unit, metric (of an
-                accuracy test its score), official, reasons, folder, wall_s
+                accuracy test its score), official, unofficial_because (the record's reasons; none where it is
+                official), reasons (of the verdict), folder, wall_s
 ended           a manifest's run is over: folder, tests, good, official (all three are counts)
 campaign_ended  all is over: exit_code, and tests: manifest, test, done_before, verdict, good (the last two
                 are null where the test was not run)
@@ -170,6 +171,7 @@ class JsonLines:
             unit=unit,
             metric=metric,
             official=record.official,
+            unofficial_because=record.unofficial_because,
             reasons=[*found.reasons] or ([] if found.good else [found.sentence]),
             folder=str(folder),
             wall_s=record.wall_s,

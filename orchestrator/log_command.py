@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ import typer
 
 from orchestrator.loadgen_logs import LoadgenRun, LogError, holds_logs, read_run
 from orchestrator.loadgen_run import Latencies
+from orchestrator.named_round import named_round, other_round
 
 REMARKS_SHOWN = 10
 # What a log holds may come from anywhere; it shall not steer the terminal.
@@ -32,8 +34,11 @@ def show(folders: Folders, as_json: AsJson = False, round_name: RoundName = None
     """Show what LoadGen's logs say: result, verdict, seeds, settings, and what is missing or damaged."""
     shown = 0
     try:
+        name = None if round_name is None else named_round(round_name)
         for folder in (run for given in folders for run in runs_below(given)):
-            run = read_run(folder, round_name)
+            run = read_run(folder, name)
+            if name and (remark := other_round(run, name)):
+                run = replace(run, remarks=(*run.remarks, remark))
             told = json.dumps(run.as_dict()) if as_json else "\n".join(page(run))
             typer.echo(("\n" if shown and not as_json else "") + told)
             shown += 1

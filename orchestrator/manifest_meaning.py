@@ -21,7 +21,7 @@ from orchestrator.manifest_fields import (
     ServerWords,
     SingleStreamWords,
 )
-from orchestrator.rules import Round, RulesError, load_round, nearest, not_one_of, round_names
+from orchestrator.rules import Round, RulesError, load_round, nearest, not_a_round, not_one_of, round_names
 from workers.models import EIGHT_BITS, why_not_eight_bits
 
 ENGINES: dict[str, type[BaseModel]] = {
@@ -38,6 +38,7 @@ WORDS: dict[str, type[EveryScenarioWords]] = {
 }
 LEAST_SHARE = 1e-4  # of a CPU or a GPU, to Ray
 OLD_MULTISTREAM_WORDS = ("target_qps", "max_async_queries")
+MILLISECONDS = ("min_duration", "max_duration", "target_latency")  # LoadGen's words whose names have no unit
 
 _TYPES = {
     "int_type": "a whole number",
@@ -77,8 +78,11 @@ def problem_of(detail: dict[str, Any], data: dict[str, Any]) -> Problem:
         if engine is None:
             return Problem(f"{field}.engine", f"is missing; it is one of {', '.join(ENGINES)}")
         return Problem(f"{field}.engine", _not_in(engine, _shown(engine), list(ENGINES)))
+    if loc == ("round",) and type(detail["input"]) in (int, float):  # 6.1 for v6.1
+        return Problem(field, not_a_round(shown, round_names()))
     if kind in _TYPES:
-        return Problem(field, f"must be {_TYPES[kind]}, not {shown}")
+        unit = " of milliseconds" if loc[-1] in MILLISECONDS else ""
+        return Problem(field, f"must be {_TYPES[kind]}{unit}, not {shown}")
     if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
         bound = next(iter(context.values()))
         words = {"greater_than": "above", "greater_than_equal": "at least", "less_than": "below"}

@@ -36,6 +36,7 @@ from orchestrator.peak_probe import (
     performance_spec,
     probe_manifest,
     probe_of,
+    refuse_too_few,
     scenario_of,
     seen_of,
     trouble_of,
@@ -108,6 +109,8 @@ class Peak:
         self.found = Found(
             self.scenario, batching_of(manifest), not old, self._full.result_key, CONFIRMATIONS
         )
+        first = probe_manifest(manifest, self.scenario, self._first().start, self.found.usual)
+        refuse_too_few(manifest, probe_of(first, self.scenario, self.found.usual, 0), not old)
         self._library = open_library(manifest, watcher)
         self._workers = Workers(address, watcher, stop, self._library)
         self._held = contextlib.ExitStack()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.course import HOPELESS
+from orchestrator.course import HOPELESS, CourseWatch
 from orchestrator.early_stopping import fewest_in_limit, most_late, most_late_by_percentile
 from orchestrator.findings import Finding
 from orchestrator.logs import LogError, number_of, read_detail
@@ -98,6 +98,15 @@ def probe_manifest(manifest: Manifest, scenario: str, value: float, batching: Ba
     words |= {"max_query_count": 0, WORDS[scenario]: value}
     changed = with_value(manifest, scenario, words, batching)
     return changed.model_copy(update={"stop_when_hopeless": True})
+
+
+def refuse_too_few(manifest: Manifest, spec: TestSpec, early_stopping: bool) -> None:
+    """ManifestError for a probe of which is known beforehand that it proves nothing."""
+    if why := CourseWatch(spec, early_stopping).too_few():
+        first = f"the first probe, at {own_value(spec):,.10g} queries/s, cannot pass: {why}"
+        raise error_at(
+            manifest, f"loadgen.{spec.scenario}", f"{first}; give min_query_count or min_duration more"
+        )
 
 
 def _server_words(full: TestSpec, qps: float) -> dict[str, int]:

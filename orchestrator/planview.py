@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.expectation import STREAMS, expected_s, expected_samples
+from orchestrator.findings_manifest import lacking_compliance
 from orchestrator.machine import available_memory_bytes
 from orchestrator.manifest import Manifest
 from orchestrator.manifest_backends import EchoBackend, TorchBackend
@@ -49,7 +50,7 @@ def _parts(manifest: Manifest, specs: Sequence[TestSpec], free: int | None) -> I
     yield _memory(specs, free)
     yield from _memory_of_weights(manifest, free)
     yield Text()
-    yield from _rules(specs)
+    yield from _rules(specs, lacking_compliance(load_round(manifest.round), manifest))
     if not any(finding.scope == "test" for spec in specs for finding in spec.broken_rules):
         needs = list(only_the_user([manifest]))
         yield from (Text(need) for need in needs)
@@ -253,10 +254,11 @@ def _memory_of_weights(manifest: Manifest, free: int | None) -> Iterator[Text]:
         )
 
 
-def _rules(specs: Sequence[TestSpec]) -> Iterator[RenderableType]:
+def _rules(specs: Sequence[TestSpec], compliance: str | None) -> Iterator[RenderableType]:
     found = [(finding, spec.name) for spec in specs for finding in spec.broken_rules]
     broken = with_tests([(_told(f), name) for f, name in found if f.scope == "test"], len(specs))
     missing = with_tests([(_told(f), name) for f, name in found if f.scope != "test"], len(specs))
+    missing += [compliance] if compliance else []
     if broken:
         title = f"{plural(len(broken), 'rule')} broken: the run goes on, and is marked unofficial"
         yield listed(title, broken, "red")

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.text import Text
 
 from orchestrator.console import open_terminal
-from orchestrator.loadgen_run import round_of
 from orchestrator.logs import LogError
+from orchestrator.named_round import named_round
 from orchestrator.paths import write_output
 from orchestrator.phrases import plural
 from orchestrator.results.gather import Gathered, gather
@@ -65,8 +65,7 @@ def show(
     terminal = open_terminal()
     try:
         if round_name is not None:
-            number = round_of(round_name)
-            round_name = f"v{number[0]}.{number[1]}"
+            round_name = named_round(round_name)
         gathered = gather(trees, round_name, base_url)
     except (LogError, TreeError) as error:
         raise typer.BadParameter(_plain(str(error))) from None

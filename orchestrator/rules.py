@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ Words = dict[str, int | float]
 
 
 class RulesError(Exception):
-    """A name that a round does not have; the text gives the nearest one that it has."""
+    """A name that a round does not have; the text says which it has."""
 
 
 def nearest(word: str, names: Iterable[str]) -> str | None:
@@ -34,6 +34,13 @@ def not_one_of(what: str, word: str, names: Iterable[str]) -> str:
     text = f'{what} "{word}" is not one of {", ".join(known)}'
     close = nearest(word, known)
     return f'{text}; did you mean "{close}"?' if close else text
+
+
+def not_a_round(word: str, known: Sequence[str]) -> str:
+    """The message for an unknown round. Only its spelling is guessed at: v3.0 is no slip for v1.0."""
+    meant = f"v{word.strip().lower().removeprefix('v')}"
+    text = f'"{word}" is not one of {", ".join(known)}'
+    return f'{text}; did you mean "{meant}"?' if meant in known else text
 
 
 class _Frozen(BaseModel):
@@ -249,9 +256,9 @@ def round_names() -> tuple[str, ...]:
 
 @cache
 def load_round(name: str) -> Round:
-    """The round `name`; RulesError gives the nearest name when there is none."""
+    """The round `name`; RulesError names those that there are when there is none."""
     if name not in round_names():
-        raise RulesError(not_one_of("round", name, round_names()))
+        raise RulesError(f"round {not_a_round(name, round_names())}")
     text = (ROUNDS_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
     try:
         return Round.model_validate(yaml.safe_load(text))

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from orchestrator.expectation import expected_s
 from orchestrator.findings import Finding
-from orchestrator.findings_manifest import REQUIRED_SCENARIO, missing_scenario_findings
+from orchestrator.findings_manifest import REQUIRED_SCENARIO, lacking_compliance, missing_scenario_findings
 from orchestrator.manifest import Manifest
 from orchestrator.phrases import duration, plural
 from orchestrator.plan import TestSpec
@@ -43,7 +43,10 @@ class Part:
 
 
 def show_campaign(title: str, parts: Sequence[Part], console: Console) -> bool:
-    """Print the whole campaign; True if nothing in it breaks a rule and nothing required is missing."""
+    """Print the whole campaign; True if nothing in it breaks a rule and no scenario or run is missing.
+
+    Compliance tests that are missing are told, and change no test: they count as no fault here.
+    """
     broken = [(_told(f), part.manifest.name) for part in parts for f in part.broken()]
     missing = _missing(parts)
     console.print(Rule(Text(title, style="bold"), style="dim"))
@@ -112,6 +115,12 @@ def _missing(parts: Sequence[Part]) -> list[Told]:
     return told
 
 
+def _lacking_compliance(parts: Sequence[Part]) -> list[Told]:
+    """The compliance tests that the manifests do not run, though a submission needs them."""
+    told = [(lacking_compliance(load_round(p.manifest.round), p.manifest), p.manifest.name) for p in parts]
+    return [(text, name) for text, name in told if text]
+
+
 def _absent(parts: Sequence[Part]) -> Iterator[str]:
     """Benchmarks of the suite that no manifest has: nobody must, but it may be meant."""
     for place in dict.fromkeys(part.place for part in parts):
@@ -130,10 +139,14 @@ def _verdict(parts: Sequence[Part], broken: list[Told], missing: list[Told]) -> 
     if broken:
         lines = with_tests(broken, len(parts))
         yield listed(f"{plural(len(lines), 'rule')} broken: those results would be unofficial", lines, "red")
-    if missing:
-        yield listed("Missing for a submission", with_tests(missing, len(parts)), "yellow")
+    untested = _lacking_compliance(parts)
     if not broken and not missing:
-        yield Text("All green: no rule broken, no required scenario missing.", style="bold green")
+        told = "no rule broken, no required scenario missing."
+        text = f"Green so far: {told}" if untested else f"All green: {told}"
+        yield Text(text, style="bold green")
+    if missing or untested:
+        lines = with_tests([*missing, *untested], len(parts))
+        yield listed("Missing for a submission", lines, "yellow")
     yield Text()
 
 

@@ -12,7 +12,7 @@ from rich.console import Console as Terminal
 
 from orchestrator import planview
 from orchestrator.console import Console, open_terminal
-from orchestrator.course import CourseWatch
+from orchestrator.course import HOPELESS, CourseWatch
 from orchestrator.early_stopping import fewest_in_limit
 from orchestrator.liveview import LEVELS
 from orchestrator.manifest import Manifest
@@ -141,6 +141,18 @@ def test_a_log_has_no_escape_sequences_and_no_live_view() -> None:
     screen.console.test_ended(record(), FOLDER)
     screen.console.ended([record()], FOLDER)
     assert "\x1b" not in screen.file.getvalue()
+
+
+def test_a_brief_console_says_why_a_probe_was_ended_and_does_not_call_it_failed() -> None:
+    screen = Screen(width=400)
+    brief = Console(screen.terminal, screen.clock, lambda: "12:00:00", brief=True)
+    why = "120 queries took longer than 15 ms; 88 of 27,034 may"
+    ended = record("Server", status="failed", reason=f"{HOPELESS} (stop_when_hopeless): {why}")
+    brief.test_ended(ended, FOLDER)
+    early = f"ended early, for it could not pass any more: {why}; files in runs/shown-1"
+    assert f"Server-performance: {early}" in words(screen.file.getvalue())
+    brief.test_ended(record("Server", status="failed", reason="the test process died"), FOLDER)
+    assert "Server-performance: FAILED, files in runs/shown-1" in words(screen.file.getvalue())
 
 
 def test_a_loss_is_told_when_it_happens() -> None:

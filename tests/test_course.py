@@ -201,5 +201,8 @@ def test_other_scenarios_have_no_such_verdict() -> None:
     ],
 )
 def test_a_test_near_the_fewest_queries_may_still_pass(queries: int, word: str, why: str) -> None:
-    course = CourseWatch(spec_of(target_qps=queries, min_duration=1000)).look(0.5, 50, 50, 0)
+    watch = CourseWatch(spec_of(target_qps=queries, min_duration=1000))
+    beforehand = watch.too_few()
+    course = watch.look(0.5, 50, 50, 0)
     assert course is not None and course.word == word and why in course.why
+    assert beforehand == (course.why if word == "cannot pass" else None)

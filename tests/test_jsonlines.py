@@ -69,6 +69,10 @@ def test_a_test_is_told_from_its_plan_to_its_end() -> None:
     assert [scored[key] for key in kept] == ["REACHED", True, 90.0, "percent", False, []]
     assert [invalid[key] for key in kept] == ["INVALID", False, 90.0, "queries/s", False, ["too slow"]]
     assert valid["folder"] == str(FOLDER / "Server-performance")
+    machine.lines.test_ended(made.record(official=True, unofficial_because=[]), FOLDER)
+    (official,) = machine.said()
+    assert valid["unofficial_because"] == ["model: the echo backend computes nothing"]
+    assert official["official"] and official["unofficial_because"] == []
 
 
 def test_progress_comes_once_a_second_with_the_course() -> None:

@@ -243,7 +243,7 @@ def test_what_has_no_peak_is_refused_in_words() -> None:
 
 
 def has_ended_or_done(program: Program, tests: int) -> bool:
-    return program.process.poll() is not None or program.said.count(", files in ") >= tests
+    return program.process.poll() is not None or program.said.count(" files in ") >= tests
 
 
 def test_killed_and_resumed_the_program_ends_with_a_confirmed_rate(tmp_path: Path) -> None:

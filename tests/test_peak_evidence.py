@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from orchestrator.course import HOPELESS, Course
-from orchestrator.manifest import load_manifest
+from orchestrator.manifest import ManifestError, load_manifest
 from orchestrator.paths import EARLIER, RECORD
 from orchestrator.peak_history import HISTORY_FILE, PEAK_FILE
 from orchestrator.record import Result, read_record
@@ -82,6 +82,17 @@ def test_a_probe_that_is_too_short_to_prove_anything_is_not_called_invalid(
     found = search(written(tmp_path), tmp_path / "runs")
     assert found.exit_code == 4 and not found.rows
     assert f"{why}; give min_query_count or min_duration more" in told(found)
+
+
+def test_a_search_whose_first_probe_has_too_few_queries_is_refused_before_anything_runs(
+    system: System, tmp_path: Path
+) -> None:
+    short = SERVER.replace("60000", "200").replace(", min_query_count: 270336", ", min_query_count: 1")
+    words = r"yaml:14: loadgen.Server: the first probe, at 300 queries/s, cannot pass: a test of 61 queries "
+    words += "proves nothing: 459 are the fewest; give min_query_count or min_duration more"
+    with pytest.raises(ManifestError, match=words):
+        search(written(tmp_path, short), tmp_path / "runs")
+    assert not system.ran and not (tmp_path / "runs").exists()
 
 
 # What full-length tests say together

@@ -103,7 +103,7 @@ def test_the_command_writes_to_where_a_persons_link_leads_and_into_their_pipe(
     ("words", "told"),
     [
         (["nowhere"], "nowhere is not there"),
-        ([str(Path(__file__).parent), "--round", "first"], "not a round"),
+        ([str(Path(__file__).parent), "--round", "first"], "is not one of v0.5"),
         ([".", "--base-url", "javascript:alert(1)"], "http"),
         ([".", "--csv", "no/such/folder.csv"], "no/such is not a folder"),
     ],

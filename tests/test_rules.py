@@ -200,7 +200,8 @@ def test_aliases_name_the_same_benchmark() -> None:
 @pytest.mark.parametrize(
     ("ask", "close"),
     [
-        (lambda: load_round("v6.0"), "v6.1"),
+        (lambda: load_round("V6.1"), "v6.1"),
+        (lambda: load_round("1.0"), "v1.0"),
         (lambda: load_round("v1.0").benchmark("Resnet-50"), "resnet50"),
         (lambda: load_round("v6.1").scenario("server"), "Server"),
         (lambda: load_round("v6.1").suite("edges"), "edge"),
@@ -210,6 +211,13 @@ def test_an_unknown_name_gives_the_nearest_one(ask: Any, close: str) -> None:
     with pytest.raises(RulesError) as caught:
         ask()
     assert f'did you mean "{close}"?' in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["v3.0", "v6.0", "v9.9", "6"])
+def test_another_round_is_no_slip_of_the_pen_so_none_is_guessed(name: str) -> None:
+    with pytest.raises(RulesError) as caught:
+        load_round(name)
+    assert str(caught.value) == f'round "{name}" is not one of v1.0, v1.1, v6.1'
 
 
 @pytest.mark.parametrize("name", ["", "../v1.0", "v1.0.yaml", "V1.0", "v9"])

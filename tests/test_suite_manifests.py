@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from orchestrator.audit import with_compliance
 from orchestrator.manifest import Manifest, ManifestError, load_manifest, manifest_files, parse_manifest
 from orchestrator.manifest_backends import OnnxBackend, TorchBackend
 from orchestrator.plan import plan
@@ -50,6 +51,19 @@ def shown(loaded: list[Manifest]) -> tuple[bool, str]:
     return green, " ".join(file.getvalue().split())
 
 
+def one_plan(manifest: Manifest) -> str:
+    """What is printed of one manifest, in one line."""
+    file, [part] = io.StringIO(), parts_of([manifest])
+    show_plan(manifest, part.specs, Console(file=file, width=200, highlight=False))
+    return " ".join(file.getvalue().split())
+
+
+def with_all_runs(manifest: Manifest) -> Manifest:
+    """As `loadgrid plan --compliance` takes it."""
+    runs = with_compliance(load_round(manifest.round), manifest.benchmark, manifest.runs)
+    return manifest.model_copy(update={"runs": runs})
+
+
 @every_suite
 def test_every_benchmark_and_required_scenario_of_the_suite_has_its_manifest(name: str) -> None:
     number, suite = SUITES[name]
@@ -69,10 +83,30 @@ def test_the_optional_multistream_of_v1_0_has_its_manifests() -> None:
 
 @every_suite
 def test_a_suites_campaign_is_green(name: str) -> None:
-    green, text = shown(manifests(name))
-    assert green
+    green, text = shown([with_all_runs(manifest) for manifest in manifests(name)])
+    assert green and "--compliance" not in text
     assert "All green" in text and "every benchmark of the round that LoadGrid knows is here" in text
     assert "also need task.sha256" in text and "also need backend.weights_sha256" in text
+
+
+def test_a_plan_names_the_compliance_tests_that_a_closed_submission_needs_besides() -> None:
+    [resnet] = [m for m in manifests("datacenter-v1.0") if m.benchmark == "resnet"]
+    need = "TEST01, TEST04-A, TEST04-B, TEST05 of Server, Offline (plan and run them with --compliance)"
+    green, text = shown([resnet])
+    assert green, "it is no broken rule"
+    assert "Green so far: no rule broken" in text and f"Missing for a submission · {need}" in text
+    assert need in one_plan(resnet) and "No rule broken." in one_plan(resnet)
+    opened = resnet.model_copy(update={"division": "open"})
+    for other in (opened, with_all_runs(resnet)):
+        assert "--compliance" not in shown([other])[1] + one_plan(other)
+
+
+def test_a_scenario_without_some_compliance_tests_is_told_apart() -> None:
+    streams = next(
+        m for m in manifests("edge-v1.0") if m.scenarios == ("MultiStream",) and m.benchmark == "resnet"
+    )
+    both = streams.model_copy(update={"scenarios": ("MultiStream", "Offline")})
+    assert "TEST01, TEST05 of MultiStream; TEST01, TEST04-A, TEST04-B, TEST05 of Offline" in shown([both])[1]
 
 
 def test_a_plan_says_what_is_not_here_yet_and_that_green_is_about_the_rules(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from orchestrator.results.rows import (
     in_suite,
     table_order,
 )
-from orchestrator.results.trees import round_of_tree, submissions_of, system_values
+from orchestrator.results.trees import remark_on_named, round_of_tree, submissions_of, system_values
 from orchestrator.submission.layout import layout_of
 from orchestrator.submission.tree import DIVISIONS, Cell, Submission
 from orchestrator.submission.tree import Unreadable as UnreadableFolders
@@ -51,7 +51,10 @@ def gather(
     for path in trees:
         unreadable: UnreadableFolders = {}
         found = submissions_of(path, unreadable)
-        of_round, remark = (round_name, None) if round_name else round_of_tree(path, found)
+        if round_name:
+            of_round, remark = round_name, remark_on_named(round_name, found)
+        else:
+            of_round, remark = round_of_tree(path, found)
         if remark:
             remarks.append(f"{path.name or path}: {remark}")
         for submission in found:

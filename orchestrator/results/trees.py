@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from orchestrator.loadgen_logs import read_run
 from orchestrator.loadgen_metrics import RoundNumber, round_number
 from orchestrator.loadgen_run import LoadgenRun
 from orchestrator.logs import LogError
-from orchestrator.results.reading import Unreadable, json_object, strays
+from orchestrator.named_round import other_round, round_of_seeds
+from orchestrator.results.reading import Unreadable, json_object, strays, told_path
 from orchestrator.rules import load_round, round_names
 from orchestrator.submission.layout import layout_of
 from orchestrator.submission.tree import DIVISIONS, Cell, Submission, submissions
@@ -20,6 +21,7 @@ from orchestrator.submission.tree import Unreadable as UnreadableFolders
 # inference_results_v5.1, submissions_inference_1_1, v1.0. Rounds are 0.5, 0.7, x.0 and x.1 only.
 _ROUND_FOLDER = re.compile(r"(?:(?:^|_)v|inference_)(0[._][57]|[1-9]\d?[._][01])(?=$|[^\d.])")
 RUNS_LOOKED_AT = 200  # of a tree whose name does not say its round
+RUNS_HELD_AGAINST_A_NAME = 20  # of a tree whose round the user says
 
 
 class TreeError(Exception):
@@ -64,8 +66,8 @@ def round_of_tree(path: Path, found: Sequence[Submission]) -> tuple[str, str | N
         if hit := _ROUND_FOLDER.search(folder.name):
             return f"v{hit[1].replace('_', '.')}", None
     newest: RoundNumber | None = None
-    for run in _runs(found):
-        if known := _seeded(run):
+    for _, run in _runs(found, RUNS_LOOKED_AT):
+        if known := round_of_seeds(run):
             return known, f"the round is taken from the logs: the seeds are those of {known}"
         if known := _approving(run):
             return (
@@ -85,27 +87,25 @@ def system_values(cell: Cell) -> dict[str, object]:
     return json_object(cell.submission.root, cell.system_json(layout_of("v1.0")))
 
 
-def _runs(found: Sequence[Submission]) -> list[LoadgenRun]:
+def remark_on_named(name: str, found: Sequence[Submission]) -> str | None:
+    """A remark where --round names another round than the seeds of a log are known to be of."""
+    for cell, run in _runs(found, RUNS_HELD_AGAINST_A_NAME):
+        if round_of_seeds(run):
+            remark = other_round(run, name)
+            return remark and f"{told_path(cell.submission.root, cell.path)}: {remark}"
+    return None
+
+
+def _runs(found: Sequence[Submission], most: int) -> Iterator[tuple[Cell, LoadgenRun]]:
     """Some runs, spread over the submissions: one of every fifth cell and the like."""
     cells = [cell for submission in found for cell in submission.cells()]
-    runs = []
-    for cell in cells[:: max(1, len(cells) // RUNS_LOOKED_AT)]:
+    for cell in cells[:: max(1, len(cells) // most)]:
         if strays(cell.submission.root, cell.performance):
             continue
         try:
-            runs.append(read_run(cell.performance, read_answers=False))
+            yield cell, read_run(cell.performance, read_answers=False)
         except LogError:  # told in the cell itself, later
             continue
-    return runs
-
-
-def _seeded(run: LoadgenRun) -> str | None:
-    """The round that LoadGrid knows by its seeds: LoadGen 6 runs the old rounds too."""
-    seeds = {"qsl_rng_seed": run.seeds.qsl, "sample_index_rng_seed": run.seeds.sample_index}
-    for name in round_names():
-        if all(load_round(name).seeds[key] == seed for key, seed in seeds.items()):
-            return name
-    return None
 
 
 def _approving(run: LoadgenRun) -> str | None:
