@@ -350,11 +350,16 @@ def run_campaign(
             else:
                 session = Session(manifest, address, watcher, stop, kept.left, manifest.power, kept.library)
                 with session:
+                    # Until all is told: a signal while Ray ends must not cost the table and the report.
+                    held.enter_context(stop.patience())
                     worst = _run_tests(session, kept.begin(), records)
         finally:
             records = kept.end(records)
             if kept.run is not None:
                 report_of_run(kept.folder, watcher.warned)
+        whole = len(records) == len(specs) and all(record.status != "interrupted" for record in records)
+        if whole and (reason := stop()):  # or nothing would say why the exit code is an interrupted run's
+            watcher.warned(f"{reason} after the last test: no test of this run is missing")
         watcher.ended(records, kept.folder)
     return max(exit_code(records, bool(stop())), worst)
 
@@ -363,15 +368,14 @@ def _run_tests(session: Session, run: RunPaths, records: list[Record]) -> int:
     """Run test after test until all are done, somebody wants to stop, or no worker is left."""
     specs = session.specs
     session.watcher.planned(session.manifest, specs, run.root)
-    with session.stop.patience():
-        for number, spec in enumerate(specs):
-            if session.stop():
-                break
-            try:
-                records.append(session.run(spec, run))
-            except SetUpError as error:
-                session.watcher.warned(f"{error}; not run: {', '.join(left.name for left in specs[number:])}")
-                return EXIT_SETUP
+    for number, spec in enumerate(specs):
+        if session.stop():
+            break
+        try:
+            records.append(session.run(spec, run))
+        except SetUpError as error:
+            session.watcher.warned(f"{error}; not run: {', '.join(left.name for left in specs[number:])}")
+            return EXIT_SETUP
     return EXIT_VALID
 
 

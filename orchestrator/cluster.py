@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,9 +95,33 @@ def disconnect() -> None:
     """Leave the cluster; a local one ends."""
     for armed in _armed:
         armed.note()
-    ray.shutdown()
+    with _hearing_sigterm():
+        ray.shutdown()
     while _armed:
         _armed.pop().disarm()
+
+
+@contextlib.contextmanager
+def _hearing_sigterm() -> Iterator[None]:
+    """Keep the handler of SIGTERM while Ray shuts down.
+
+    The last that Ray's core does is to put the kernel's own back, which ends this process without a word;
+    Python does not hear of it. Ray's processes are ended only after that, so it is mended in between:
+    the next that Ray calls is its state's disconnect.
+    """
+    before, state = signal.getsignal(signal.SIGTERM), ray._private.state.state
+    leave = state.disconnect  # a Ray that has no such thing any more is seen by the tests
+
+    def mended() -> None:
+        signal.signal(signal.SIGTERM, before)
+        leave()
+
+    state.disconnect = mended
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        state.disconnect = leave
 
 
 def node_address() -> str:

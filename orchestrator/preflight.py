@@ -69,8 +69,15 @@ def _refuse_other_task(manifest: Manifest) -> None:
 def check_files(manifest: Manifest, address: str) -> None:
     """What must lie here: LoadGen, the power client; weights and scales if all workers are here too.
 
-    Scales that lie here must be those of the weights in any case.
+    Scales that lie here must be those of the weights in any case. Refuses the address of a Ray cluster
+    that would not be used: who names one must not take this process's result for the cluster's.
     """
+    if manifest.workers.where == "local" and address != "local":
+        why = (
+            f"--address {address} does nothing for workers in the test process (where: local); "
+            "set where: ray to run on that cluster, or leave --address out"
+        )
+        raise error_at(manifest, "workers.where", why)
     here = workers_are_here(manifest, address)
     of_workers = {WEIGHTS, SCALES} if here else set()
     wanted = {OWN_LOADGEN, CLIENT, DOCUMENTS} | of_workers

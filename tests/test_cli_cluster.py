@@ -1,4 +1,4 @@
-"""Clusters that cannot be used: exit code 3 and one message within seconds, which says what is wrong."""
+"""Clusters that cannot be used: exit code 3 (2 if none is wanted) and one message, soon, that says why."""
 
 from __future__ import annotations
 
@@ -36,6 +36,15 @@ def test_an_address_without_a_ray_is_a_message_within_seconds(tmp_path: Path) ->
         assert code == 3
         assert message.startswith(f"loadgrid: no Ray cluster at '{address}': ")
         assert says in message
+
+
+def test_an_address_that_workers_in_the_test_process_would_not_use_is_refused(tmp_path: Path) -> None:
+    file = manifest(tmp_path, where="local")
+    for command in ("run", "peak"):
+        code, message = ended(Program(tmp_path, command, file, "--address", "auto"), 15.0)
+        assert code == 2
+        assert "workers.where: --address auto does nothing for workers in the test process" in message
+        assert message.endswith("set where: ray to run on that cluster, or leave --address out")
 
 
 def test_an_address_where_something_else_listens_is_given_up() -> None:

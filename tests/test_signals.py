@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from orchestrator.paths import DETAIL, USER_CONF
 from orchestrator.record import read_record
 from orchestrator.stop import SAME_WISH_S, Interrupted, Stop
-from tests.processes import PATIENCE, alive, command_line, eventually
+from tests.processes import PATIENCE, alive, command_line, eventually, short_folder
 from tests.program import LOADGRID, Program, manifest
 from tests.ray_nodes import LocalRay, clean_environment
 
@@ -31,6 +32,20 @@ tty = os.open(sys.argv[1], os.O_RDWR)
 for fd in (0, 1, 2):
     os.dup2(tty, fd)
 os.execv(sys.argv[2], sys.argv[2:])
+"""
+SIGTERM_WHILE_RAY_ENDS = """
+import os, signal
+from orchestrator import cluster
+signal.signal(signal.SIGTERM, lambda *_: print("heard", flush=True))
+cluster.connect("local", 1)
+node = cluster.ray._private.worker._global_node
+end = node.kill_all_processes
+def signalled(*args, **options):
+    os.kill(os.getpid(), signal.SIGTERM)
+    end(*args, **options)
+node.kill_all_processes = signalled
+cluster.disconnect()
+os.kill(os.getpid(), signal.SIGTERM)
 """
 LONG = {"duration_ms": 60_000, "qps": 100, "batch_us": 4000, "limit_ms": 2000}
 
@@ -94,6 +109,35 @@ def test_a_signal_that_ends_ray_itself_at_once_leaves_a_record_all_the_same(tmp_
     file = manifest(tmp_path, scenarios="Server", where="ray", **LONG)
     with Program(tmp_path, "run", file) as program:
         interrupted(program, "Server-performance", signal.SIGTERM, 25.0 * PATIENCE, group=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_while_ray_ends_costs_neither_the_table_nor_the_report(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with Program(tmp_path, "run", manifest(tmp_path, where="ray")) as program:
+        program.wait_said("Was the driver the limit?")  # the last of the test's own lines
+        program.signal(number)
+        assert program.end(20.0) == 130, program.said
+        assert f"{number.name} received after the last test" in program.said
+        assert "1 of 1 test good" in program.said
+        record = program.record("Server-performance")
+        assert (record.status, record.result.valid) == ("finished", True)
+        (run,) = program.runs.iterdir()
+        assert (run / "report.html").is_file()
+        program.nothing_left_in(5.0)
+
+
+def test_sigterm_is_heard_while_ray_ends_its_processes_and_after(tmp_path: Path) -> None:
+    """Ray's core leaves this signal to the kernel then, which would end the program without a word."""
+    folder = short_folder()
+    env = {**clean_environment(), "RAY_TMPDIR": str(folder)}
+    try:
+        command = [sys.executable, "-c", SIGTERM_WHILE_RAY_ENDS]
+        ended = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    assert (ended.returncode, ended.stdout.split()) == (0, ["heard", "heard"]), ended.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
