@@ -129,8 +129,7 @@ class Credit:
         """Set every worker's credit by what the paces say now.
 
         Once for as many answers as there are workers, or a few more: a pace moves by a few percent a batch,
-        and
-        the cost stays below that of one worker an answer.
+        and the cost stays below that of one worker an answer.
         """
         self._paces_good_for = max(len(self._seats), PACES_GOOD_FOR)
         self._fastest_batch_s = min((s.pace.batch_s for s in self._seats if s.alive), default=0.0)

@@ -21,7 +21,7 @@ from tests.processes import PATIENCE, alive, command_line, eventually, short_fol
 from tests.program import LOADGRID, Program, manifest
 from tests.ray_nodes import LocalRay, clean_environment
 
-TIME_BUDGET_S = 100
+TIME_BUDGET_S = 125
 
 # From the signal to the end; the first of the two is for a run that has no Ray of its own to end.
 END_LIMIT_S = 5.0 * PATIENCE
