@@ -14,7 +14,7 @@ from typing import Any
 from orchestrator import cluster
 from orchestrator.campaign_files import Campaign
 from orchestrator.continuing import kept_of
-from orchestrator.course import HOPELESS, Course, CourseWatch
+from orchestrator.course import Course, CourseWatch, reason_of_hopeless
 from orchestrator.evidence import Crew, Evidence
 from orchestrator.findings_manifest import needs_own_generator
 from orchestrator.manifest import Manifest
@@ -192,7 +192,7 @@ class Session:
             course = watch.last
             if course is None or course.word != "cannot pass" or not self.manifest.stop_when_hopeless:
                 return None
-            return f"{HOPELESS} (stop_when_hopeless): {course.why}"
+            return reason_of_hopeless(course.why)
 
         return Hooks(self.watcher.event, tick, stop, give_up, partial(look, at_once=True))
 

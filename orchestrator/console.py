@@ -206,7 +206,7 @@ class Console:
         self._progress = self._board = None
         self.close()
         if self._brief:
-            why = why_hopeless(record.reason) if record.status == "failed" else None
+            why = why_hopeless(record.status, record.reason)
             ended = f"ended early, for it could not pass any more: {why};" if why else None
             self._say(f"{record.test}: {ended or f'{verdict(record).word},'} files in {folder}")
         else:

@@ -41,9 +41,15 @@ LOOK_EVERY_S = 1.0
 FEWEST_FOR_FORECAST = 459
 
 
-def why_hopeless(reason: str) -> str | None:
-    """Why a test was ended before its end, of its record's reason; None where another thing ended it."""
-    return reason.partition(": ")[2] if reason.startswith(HOPELESS) else None
+def reason_of_hopeless(why: str) -> str:
+    """The reason that the record of such a test has."""
+    return f"{HOPELESS} (stop_when_hopeless): {why}"
+
+
+def why_hopeless(status: str, reason: str) -> str | None:
+    """Why a test was ended before its end, of what its record has; None where another thing ended it."""
+    hopeless = status == "failed" and reason.startswith(HOPELESS)
+    return reason.partition(": ")[2] if hopeless else None
 
 
 @dataclass(frozen=True)

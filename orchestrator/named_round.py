@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.loadgen_run import LoadgenRun
 from orchestrator.logs import LogError
-from orchestrator.rules import load_round, not_a_round, round_names
+from orchestrator.rules import load_round, not_a_round, round_names, spelled_round
 
 # Every round of MLPerf Inference with its own results; LoadGrid knows the rules of some of them only.
 ROUNDS = (
@@ -15,7 +15,7 @@ ROUNDS = (
 
 def named_round(word: str) -> str:
     """The round that --round names, `1.0` as `v1.0`; LogError for one that never was."""
-    name = f"v{word.strip().lower().removeprefix('v')}"
+    name = spelled_round(word)
     if name not in ROUNDS:
         raise LogError(f"--round {not_a_round(word, ROUNDS)}")
     return name

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.course import HOPELESS, CourseWatch
+from orchestrator.course import CourseWatch, why_hopeless
 from orchestrator.early_stopping import fewest_in_limit, most_late, most_late_by_percentile
 from orchestrator.findings import Finding
 from orchestrator.logs import LogError, number_of, read_detail
@@ -159,7 +159,7 @@ def _in_words(devices: Counter[str]) -> str:
 
 def is_hopeless(record: Record) -> bool:
     """Whether a test was ended because it could not pass any more."""
-    return record.status == "failed" and record.reason.startswith(HOPELESS)
+    return why_hopeless(record.status, record.reason) is not None
 
 
 def seen_of(record: Record, spec: TestSpec, folder: Path, early_stopping: bool = True) -> Seen:

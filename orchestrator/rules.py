@@ -36,10 +36,14 @@ def not_one_of(what: str, word: str, names: Iterable[str]) -> str:
     return f'{text}; did you mean "{close}"?' if close else text
 
 
+def spelled_round(word: str) -> str:
+    """A round's name as it would be spelled: 6.1 and V6.1 are v6.1."""
+    return f"v{word.strip().lower().removeprefix('v')}"
+
+
 def not_a_round(word: str, known: Sequence[str]) -> str:
     """The message for an unknown round. Only its spelling is guessed at: v3.0 is no slip for v1.0."""
-    meant = f"v{word.strip().lower().removeprefix('v')}"
-    text = f'"{word}" is not one of {", ".join(known)}'
+    meant, text = spelled_round(word), f'"{word}" is not one of {", ".join(known)}'
     return f'{text}; did you mean "{meant}"?' if meant in known else text
 
 

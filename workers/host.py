@@ -226,11 +226,14 @@ class WorkerHost:
         """
         # Ray may call this while attach() still waits in another thread, which then detaches too.
         with self._lock:
-            self._detached += 1
-            left = self._detach()
+            left = self._leave()
             if left["ended"] and (why := self._engine_failure()):
                 raise WorkerError(f"worker {self.spec.name} cannot take another test: {why}")
             return left
+
+    def _leave(self) -> dict[str, Any]:
+        self._detached += 1  # an attach() that still waits does not come in any more
+        return self._detach()
 
     def _engine_failure(self) -> str | None:
         """Why the engine computes nothing any more, None if it does: it says so whenever it is asked."""
@@ -293,8 +296,7 @@ class WorkerHost:
         """Give the model back, and only then what its batches write; WorkerError if one is stuck in it."""
         try:
             with self._lock:
-                self._detached += 1
-                self._detach()
+                self._leave()
         finally:
             self._quit.set()
             if self._backend is not None:
