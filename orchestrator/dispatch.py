@@ -23,7 +23,7 @@ ARRAY_FROM = 256
 # Offline's one query has all samples of the test. To make arrays of its lists takes 75 ns a sample, which
 # came before the first frame: 3.6 % of a test with 480,000 samples/s, whatever its length. So many are made
 # at a time, while the workers compute.
-PIECE = 16384
+PIECE = 1024
 HANG_FLOOR_S = 5.0
 HANG_BATCHES = 20
 # In value mode a worker holds no more than this, whatever its pace: two batches of volumes are gigabytes.
