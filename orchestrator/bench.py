@@ -5,7 +5,6 @@ What an engine loses on the path is measured by bench_engine.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import subprocess
 import tempfile
@@ -29,7 +28,6 @@ from orchestrator.plan import TestSpec
 from orchestrator.quiet import as_typed, bench_folder, noter
 from orchestrator.record import Record
 from orchestrator.timings import STAGES
-from workers.awake import Awake
 from workers.tasks import MOST_SAMPLE_BYTES
 
 app = typer.Typer(no_args_is_help=True, help="Measure the path itself with a null model, or an engine.")
@@ -63,7 +61,6 @@ IoThreads = Annotated[
 NumCpus = Annotated[
     float, typer.Option(min=0, help="CPUs of a node for each, as its Ray counts them; 0: any node.")
 ]
-KeepAwake = Annotated[bool, typer.Option("--keep-awake", help="As dispatch.keep_awake, on hosts of yours.")]
 
 
 def figures(record: Record, offered_qps: float, path: NullPath, duration_s: float) -> dict[str, Any]:
@@ -87,7 +84,6 @@ def figures(record: Record, offered_qps: float, path: NullPath, duration_s: floa
         "gigabytes_per_s": round(qps * moved / 1e9, 4),
         "workers": path.workers,
         "nodes": sorted({worker.node for worker in record.workers}),
-        "kept_awake": record.driver["kept_awake"],
         "duration_s": duration_s,
         "security": path.security,
         "payload_bytes": path.payload_bytes,
@@ -160,21 +156,17 @@ def null(
     max_batch: MaxBatch = 2048,
     io_threads: IoThreads = 0,
     num_cpus: NumCpus = 0,
-    keep_awake: KeepAwake = False,
     address: AddressOption = "local",
     as_json: AsJson = False,
 ) -> None:
     """Server through Ray actors, TCP and CURVE at given rates, and LoadGen alone beside each."""
-    path = NullPath(
-        workers, payload_bytes, response_bytes, security, max_batch, io_threads, num_cpus, keep_awake
-    )
+    path = NullPath(workers, payload_bytes, response_bytes, security, max_batch, io_threads, num_cpus)
     rows = []
     with bench_folder() as folder, Bench(path, address, Path(folder), noter(as_json)) as bench:
         for rate in qps:
             record, spec, test_folder = bench.test("Server", rate, duration_s)
             row = figures(record, rate, path, duration_s)
-            with contextlib.closing(Awake()) if keep_awake else contextlib.nullcontext():
-                alone = row["inprocess"] = in_process(spec, test_folder, response_bytes, duration_s)
+            alone = row["inprocess"] = in_process(spec, test_folder, response_bytes, duration_s)
             row["ratio"] = {key: _ratio(row[key], alone.get(key)) for key in ("completed_qps", "p99_ms")}
             rows.append(row)
     _show(rows, as_json)
@@ -194,14 +186,11 @@ def sweep(
     max_batch: MaxBatch = 2048,
     io_threads: IoThreads = 0,
     num_cpus: NumCpus = 0,
-    keep_awake: KeepAwake = False,
     address: AddressOption = "local",
     as_json: AsJson = False,
 ) -> None:
     """The highest VALID rate at a 15 ms limit: by a bracket, whose upper end has two tries."""
-    path = NullPath(
-        workers, payload_bytes, response_bytes, security, max_batch, io_threads, num_cpus, keep_awake
-    )
+    path = NullPath(workers, payload_bytes, response_bytes, security, max_batch, io_threads, num_cpus)
     rows: list[dict[str, Any]] = []
     with bench_folder() as folder, Bench(path, address, Path(folder), noter(as_json)) as bench:
 

@@ -230,14 +230,10 @@ def filling(seconds: float, batch: int, took_s: Callable[[int], float]) -> int:
 
 
 def one_worker(manifest: Manifest) -> Manifest:
-    """The manifest with one worker and an Offline performance test, in the division open to any size.
-
-    Without dispatch.keep_awake, which the bare loop would not have.
-    """
+    """The manifest with one worker and an Offline performance test, in the division open to any size."""
     workers = manifest.workers.model_copy(update={"count": 1, "placement": "spread"})
     kept = {"division": "open", "scenarios": ("Offline",), "runs": ("performance",), "accuracy_target": None}
-    dispatch = manifest.dispatch.model_copy(update={"keep_awake": False})
-    return manifest.model_copy(update={**kept, "workers": workers, "dispatch": dispatch})
+    return manifest.model_copy(update={**kept, "workers": workers})
 
 
 def sized(manifest: Manifest, samples: int) -> Manifest:

@@ -40,7 +40,6 @@ from orchestrator.stop import Stop
 from orchestrator.supervise import Hooks, Outcome, run_test
 from orchestrator.timings import Board
 from orchestrator.watching import Watcher
-from workers.awake import AwakeError, why_not
 from workers.host import WorkerSpec
 from workers.library import Library
 from workers.own_code import workers_sha256
@@ -73,8 +72,6 @@ class Session:
     def __enter__(self) -> Session:
         if self.power is not None and (why := why_no_server(self.power)):
             raise SetUpError(why)
-        if self.manifest.dispatch.keep_awake and (why := why_not()):
-            raise SetUpError(str(AwakeError(why)))
         self.round: Round = load_round(self.manifest.round)
         self.library = self.opened or open_library(self.manifest, self.watcher)
         if broken := broken_by_data(self.manifest, self.round, self.library, self.specs):
@@ -133,7 +130,6 @@ class Session:
             batch_deadline_ns=int(m.workers.batch_deadline_ms * 1e6),
             cache=str(cache_dir()),
             needs_library=m.dispatch.payload == "index",
-            keep_awake=m.dispatch.keep_awake,
         )
 
     def _backend_options(self) -> dict[str, Any]:
@@ -271,7 +267,6 @@ class Session:
             address=d.listen or self._own_address(),
             ports=d.ports,
             io_threads=m.io_threads,
-            keep_awake=d.keep_awake,
             on_loss=m.on_loss,
             workers=seats,
             local=local,
@@ -296,11 +291,7 @@ class Session:
         secure = self.manifest.dispatch.security == "curve"
         keys = self.fleet.keys(self.stop) if secure else dict.fromkeys(self.fleet.names, "")
         # The Network division is about the network: there every answer travels.
-        own = cluster.node_address()
-        here = None if self.manifest.division == "network" else own
-        # One worker for each host; the test's own is the test's.
-        wakers = {facts[n]["node"]: n for n in reversed(keys)} if self.manifest.dispatch.keep_awake else {}
-        wakers.pop(own, None)
+        here = None if self.manifest.division == "network" else cluster.node_address()
         return [
             Seat(
                 name=n,
@@ -309,7 +300,6 @@ class Session:
                 max_batch=facts[n]["max_batch"],
                 slots=facts[n].get("slots", 1),
                 near=facts[n]["node"] == here,
-                keeps_awake=wakers.get(facts[n]["node"]) == n,
             )
             for n, k in keys.items()
         ]

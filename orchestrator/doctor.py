@@ -23,7 +23,6 @@ from orchestrator.planview import large_weights_of
 from orchestrator.preflight import OWN_LOADGEN, SCALES, WEIGHTS, absent_files, workers_are_here, wrong_scales
 from orchestrator.provenance import ROOT, versions
 from orchestrator.rules import Round, load_round, round_names
-from workers import awake
 from workers.backends import BackendError, open_backend
 from workers.models import ModelError, check_name
 from workers.tasks import TaskError, open_task
@@ -195,8 +194,6 @@ def _this_machine(address: str, manifest: Manifest | None, specs: Sequence[TestS
     yield checks.open_files_check(*machine.open_files_limit())
     yield checks.somaxconn_check(machine.somaxconn(), manifest.workers.count if manifest is not None else 1)
     yield checks.shared_memory_check(machine.shared_memory_bytes())
-    if manifest is not None and manifest.dispatch.keep_awake and (why := awake.why_not()):
-        yield Check("processors", FAIL, f"cannot be kept awake: {why}", awake.MEND)
     if manifest is not None and manifest.workers.where == "ray":
         yield from _listening(address, manifest)
 

@@ -55,7 +55,6 @@ FROM_RESULT = (
     "rss_growth_bytes",
     "foreign_answers",
     "response_path",
-    "kept_awake",
     "ports",
     "shared_answers",
 )

@@ -109,8 +109,8 @@ class RouterLink:
     """A ROUTER bound to one address, one key per worker, a fresh server key per test.
 
     It listens on a port for each I/O thread; `endpoints` says where each worker is to connect. `ports` (low,
-    high) bounds them for firewalls, and one free port will do; None lets the system choose. A wait looks for
-    `poll_ns` before it sleeps. LinkError: none is free.
+    high) bounds them for firewalls, and one free port will do; None lets the system choose. LinkError: none
+    is free.
     """
 
     def __init__(
@@ -121,10 +121,8 @@ class RouterLink:
         ports: tuple[int, int] | None = None,
         security: str = "curve",
         io_threads: int = 1,
-        poll_ns: int = 0,
     ) -> None:
         self._peers = peers
-        self._poll_ns = poll_ns
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._context = zmq.Context(io_threads)
         self._context.setsockopt(zmq.MAX_SOCKETS, 4096)
@@ -263,19 +261,11 @@ class RouterLink:
         # ZeroMQ's own costs three times as much.
         if readable(self._socket):
             return
-        found = self._look() if self._poll_ns else []
-        for fd, _ in found or self._epoll.poll(timeout_ms * 1e-3):
+        for fd, _ in self._epoll.poll(timeout_ms * 1e-3):
             if fd == self._wake:
                 os.eventfd_read(self._wake)
             elif fd == self._monitor_fd:
                 self._collect()
-
-    def _look(self) -> list[tuple[int, int]]:
-        """What the epoll tells within `poll_ns`; every look lets other threads run."""
-        until, found = time.monotonic_ns() + self._poll_ns, list[tuple[int, int]]()
-        while not found and time.monotonic_ns() < until:
-            found = self._epoll.poll(0)
-        return found
 
     def wake(self) -> None:
         """End a wait; safe from any thread."""

@@ -253,10 +253,6 @@ class DispatchSection(Section):
         le=64,
         description="ZeroMQ threads of the test process, each with a port. null: 1 for index, 4 for value.",
     )
-    keep_awake: bool = Field(
-        default=False,
-        description="Keep processors of all hosts from sleeping in a test: less latency, more power.",
-    )
 
 
 class Manifest(Section):

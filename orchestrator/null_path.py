@@ -26,7 +26,6 @@ OPTIONS = {
     "workers.num_cpus": "--num-cpus",
     "workers.max_batch": "--max-batch",
     "dispatch.security": "--security",
-    "dispatch.keep_awake": "--keep-awake",
     "backend.response_bytes": "--response-bytes",
     "task.count": "--payload-bytes",  # which says how many samples there are
 }
@@ -43,7 +42,6 @@ class NullPath:
     max_batch: int
     io_threads: int
     num_cpus: float = 0.0
-    keep_awake: bool = False
     where: str = "ray"
 
     def manifest(self, scenario: str, qps: float, duration_s: float) -> Manifest:
@@ -69,7 +67,6 @@ class NullPath:
                 "payload": "value" if self.payload_bytes else "index",
                 "security": self.security,
                 "io_threads": self.io_threads or None,
-                "keep_awake": self.keep_awake,
             },
             "loadgen": {
                 "performance_sample_count_override": count,

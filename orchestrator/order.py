@@ -25,7 +25,6 @@ class Seat(BaseModel):
     max_batch: int
     slots: int = 1  # batches that its engine takes in at once
     near: bool = False  # on LoadGen's own host: its large answers may lie in memory that both see
-    keeps_awake: bool = False  # the one of its host, not LoadGen's, that keeps the processors awake
 
 
 class LocalWorker(BaseModel):
@@ -66,7 +65,6 @@ class TestOrder(BaseModel):
     address: str
     ports: tuple[int, int] | None
     io_threads: int
-    keep_awake: bool = False
     on_loss: Literal["fail", "reissue"]
     workers: list[Seat]
     local: LocalWorker | None = None

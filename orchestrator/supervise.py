@@ -184,7 +184,6 @@ class _Supervisor:
                 server_key,
                 o.io_threads,
                 near=seat.near,
-                keeps_awake=seat.keeps_awake,
             )
             for i, (seat, endpoint) in enumerate(zip(o.workers, endpoints, strict=True))
         }

@@ -35,7 +35,6 @@ from orchestrator.pace import Pace, even_warm_ups
 from orchestrator.room import share_memory
 from orchestrator.shared_answers import SharedAnswers
 from orchestrator.timings import Board, Timings
-from workers.awake import POLL_NS, Awake, AwakeError
 from workers.backends import BackendError
 from workers.host import SWITCH_INTERVAL_S, WorkerError, WorkerHost, WorkerSpec
 from workers.library import Library, LibraryError
@@ -50,7 +49,6 @@ SENTENCES = (
     BackendError,
     WorkerError,
     TaskError,
-    AwakeError,
 )
 PHASES = ("attaching", "loading", "running", "ending")
 
@@ -71,8 +69,6 @@ class TestProcess:
         self.link: Link = self._open_link()
         near = [] if order.network else [i for i, seat in enumerate(self.seats) if seat.near]
         self.shared = SharedAnswers(near)
-        # Until this process ends; what keeps them awake sees that by itself.
-        self.awake = Awake() if order.keep_awake else None
         self.exchange = self._open_exchange()
         self.finished = os.eventfd(0, os.EFD_CLOEXEC)
         self.failure: str | None = None
@@ -105,7 +101,6 @@ class TestProcess:
             ports=o.ports,
             security=o.security,
             io_threads=o.io_threads,
-            poll_ns=POLL_NS if o.keep_awake else 0,
         )
 
     def _open_exchange(self) -> Exchange:
@@ -276,7 +271,6 @@ class TestProcess:
             "ports": len(set(self.link.endpoints)) if isinstance(self.link, RouterLink) else 0,
             "shared_answers": self.shared.answers,
             "stacked": self.stacked,
-            "kept_awake": self.awake.count() if self.awake else None,
             "max_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             **self.cpu.result(),
         }

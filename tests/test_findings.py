@@ -55,15 +55,6 @@ def test_the_open_division_may_choose_its_percentile_but_the_checker_wants_the_l
     assert limit.limit_ns == 30_000_000
 
 
-def test_where_power_is_measured_nothing_keeps_processors_awake() -> None:
-    power = {"client": "python3 client.py", "address": "10.0.0.9", "ntp": "10.0.0.8"}
-    for division in ("closed", "open"):
-        awake = planned(division=division, dispatch={"keep_awake": True}, power=power)[0]
-        assert rules_of(awake) == ["power management"]
-        assert rules_of(planned(division=division, dispatch={"keep_awake": True})[0]) == []
-        assert rules_of(planned(division=division, power=power)[0]) == []
-
-
 def test_a_network_test_is_not_coalesced() -> None:
     common = {"division": "network", "suite": "datacenter,edge", "scenarios": ["Server"]}
     quiet = planned(**common, dispatch={"payload": "value"})[0]

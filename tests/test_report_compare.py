@@ -34,7 +34,6 @@ def test_two_runs_are_compared_with_difference_and_spread() -> None:
     [
         ({"settings": {**record().settings, "server_target_qps": 50.0}}, "server_target_qps: A 100, B 50"),
         ({"division": "closed"}, "division: A open, B closed"),
-        ({"driver": {**record().driver, "kept_awake": 4}}, "processors kept awake: A no, B yes"),
         ({"hashes": {"library": "beef"}}, "data set's hash: A none, B beef"),
         (
             {"workers": [w.model_copy(update={"model_hash": "x"}) for w in record().workers]},

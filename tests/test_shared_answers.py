@@ -270,7 +270,7 @@ def test_only_workers_on_loadgens_host_share_and_none_in_the_network_division(
         {"name": f"w{i}", "node": node, "max_batch": 8, "warm_up": [[1, 0.001]]}
         for i, node in enumerate(("10.0.0.1", "10.0.0.2"))
     ]
-    manifest = SimpleNamespace(division=division, dispatch=SimpleNamespace(security="none", keep_awake=False))
+    manifest = SimpleNamespace(division=division, dispatch=SimpleNamespace(security="none"))
     fleet = SimpleNamespace(facts=facts, names=["w0", "w1"])
     session: Any = SimpleNamespace(manifest=manifest, fleet=fleet, stop=None)
     assert [seat.near for seat in Session._seats(session)] == near

@@ -25,7 +25,7 @@ from orchestrator.submission.facts import INPUTS
 from orchestrator.submission.layout import POWER_FILES
 from orchestrator.submission.mlperf_conf import mlperf_conf
 from orchestrator.submission.own_source import NOT_HERE
-from tests.made_runs import TORCH, made_run, made_system, rerecord
+from tests.made_runs import made_run, made_system, rerecord
 from workers.tasks import _TASKS
 
 TIME_BUDGET_S = 60
@@ -305,14 +305,6 @@ def test_a_model_of_its_own_has_its_name_and_a_mapping_in_open(tmp_path: Path) -
     told = json.loads((base / "systems/sys-1.json").read_text())
     assert (told["sw_notes"], told["status"]) == ("a note. Model used: resnet: tinynet", "preview")
     assert built.missing == ()
-
-
-def test_a_system_whose_processors_were_kept_awake_says_so(tmp_path: Path) -> None:
-    awake = TORCH + "\ndispatch: {{keep_awake: true}}"
-    for name, backend in (("plain", TORCH), ("awake", awake)):
-        built = build(tmp_path / name, made_run(tmp_path / name / "runs", backend=backend))
-        told = json.loads((built.root / "closed/ACME/systems/sys-1.json").read_text())
-        assert ("keep_awake" in told["sw_notes"]) is (name == "awake")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from workers.answer_memory import AnswerMemory, memory_for
-from workers.awake import POLL_NS, Awake, AwakeError, why_not
 from workers.backends import Backend, BackendError, open_backend
 from workers.backends.slowed import Slowed
 from workers.bare import bare_loop
@@ -60,7 +59,6 @@ class WorkerSpec:
     cache: str = ""
     needs_library: bool = True
     note_order: bool = False  # remember each test's samples, for `replay`
-    keep_awake: bool = False  # its host's processors may have to be: asked before the model loads
     slowed: tuple[str, float] | None = None  # the worker of this name is so many times slower, for trials
 
 
@@ -74,7 +72,6 @@ class Ticket:
     server_key: str | None
     io_threads: int = 1
     near: bool = False  # the test runs on this host and may read large answers in this process's memory
-    keeps_awake: bool = False  # this host's processors, for all of its workers
 
 
 @dataclass
@@ -90,7 +87,6 @@ class WorkerHost:
     _worker: Worker | None = None
     _port: WakablePort | None = None
     _memory: AnswerMemory | None = None
-    _awake: Awake | None = None
     _refused: bool = False  # a test could not see it; the next could not either
     _thread: threading.Thread | None = None
     _quit: threading.Event = field(default_factory=threading.Event)
@@ -99,8 +95,6 @@ class WorkerHost:
 
     def load(self) -> dict[str, Any]:
         """Open the library, load the model, warm up; returns what the driver records and compares."""
-        if self.spec.keep_awake and (why := why_not()):
-            raise WorkerError(f"worker {self.spec.name}: {AwakeError(why)}")
         task = self._task = open_task(self.spec.task, self.spec.task_options)
         backend = engine = open_backend(self.spec.backend, task, self.spec.max_batch)
         if self.spec.slowed and self.spec.slowed[0] == self.spec.name:
@@ -143,10 +137,9 @@ class WorkerHost:
             ticket.server_key,
             self._keys,
             ticket.io_threads,
-            POLL_NS if self.spec.keep_awake else 0,
         )
         try:
-            worker = self.serve(ticket.epoch, port, detached, ticket.near, ticket.keeps_awake)
+            worker = self.serve(ticket.epoch, port, detached, ticket.near)
         except BaseException:
             port.close()
             raise
@@ -164,20 +157,13 @@ class WorkerHost:
         port: WakablePort,
         detached: int | None = None,
         near: bool = False,
-        keeps_awake: bool = False,
     ) -> Worker:
         """Serve one test over `port` in a thread; WorkerError if told to detach since `detached` was read."""
         with self._lock:
             self._detach()
             if detached is not None and detached != self._detached:
                 raise WorkerError(f"worker {self.spec.name} was told to leave the test before it had come")
-            if keeps_awake:
-                self._keep_awake()
-            try:
-                return self._serve(epoch, port, near)
-            except BaseException:
-                self._let_sleep()
-                raise
+            return self._serve(epoch, port, near)
 
     def _serve(self, epoch: int, port: WakablePort, near: bool) -> Worker:
         if self._backend is None:
@@ -208,17 +194,6 @@ class WorkerHost:
         self._thread.start()
         return self._worker
 
-    def _keep_awake(self) -> None:
-        try:
-            self._awake = Awake()
-        except AwakeError as error:
-            raise WorkerError(f"worker {self.spec.name}: {error}") from None
-
-    def _let_sleep(self) -> None:
-        if self._awake is not None:
-            self._awake.close()
-            self._awake = None
-
     def detach(self) -> dict[str, Any]:
         """End the test's thread if it still runs; returns how many samples it answered and why it ended.
 
@@ -245,8 +220,6 @@ class WorkerHost:
         return None
 
     def _detach(self) -> dict[str, Any]:
-        if self._awake is not None:
-            self._awake.let_sleep()
         if self._worker is None or self._port is None or self._thread is None:
             return {"samples": 0, "ended": None}
         worker, port, thread = self._worker, self._port, self._thread
@@ -260,7 +233,6 @@ class WorkerHost:
         if thread.is_alive() or stays:
             raise WorkerError(f"worker {self.spec.name} is stuck in its engine and cannot take another test")
         port.close()
-        self._let_sleep()
         gc.enable()
         self._worker = self._port = self._thread = None
         if worker.refused:

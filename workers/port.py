@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from typing import Any
 
 import zmq
@@ -100,10 +99,7 @@ class PortError(Exception):
 
 
 class DealerPort:
-    """A DEALER connected to the test's ROUTER; `server_key` None means `security: none`.
-
-    A wait looks for `poll_ns` before it sleeps.
-    """
+    """A DEALER connected to the test's ROUTER; `server_key` None means `security: none`."""
 
     def __init__(
         self,
@@ -112,9 +108,7 @@ class DealerPort:
         server_key: str | None,
         keys: tuple[str, str],
         io_threads: int = 1,
-        poll_ns: int = 0,
     ) -> None:
-        self._poll_ns = poll_ns
         self._lost: str | None = None
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._context = zmq.Context(io_threads)
@@ -147,20 +141,8 @@ class DealerPort:
         if readable(self._socket):
             return
         waits = self._descriptors if fd is None else [*self._descriptors, fd]
-        if self._wake in self._look(waits, timeout_ns):
+        if self._wake in wait_readable(waits, timeout_ns):
             os.eventfd_read(self._wake)
-
-    def _look(self, waits: list[int], timeout_ns: int) -> list[int]:
-        """Those that become readable, at first without sleeping; every look lets other threads run."""
-        if not self._poll_ns:
-            return wait_readable(waits, timeout_ns)
-        now = time.monotonic_ns()
-        until, looked = now + timeout_ns, now + min(self._poll_ns, timeout_ns)
-        while now < looked:
-            if found := wait_readable(waits, 0):
-                return found
-            now = time.monotonic_ns()
-        return wait_readable(waits, until - now) if now < until else []
 
     def recv(self) -> list[Buffer] | None:
         """The next message, None if there is none."""

@@ -180,7 +180,6 @@ def _differences(letters: Sequence[str], records: Sequence[Record]) -> tuple[lis
         )
     }
     hard["model hash"] = [", ".join(sorted({w.model_hash for w in r.workers})) for r in records]
-    hard["processors kept awake"] = ["yes" if r.driver.get("kept_awake") else "no" for r in records]
     hard["LoadGen"] = [r.loadgen.get("version") for r in records]
     hard["LoadGen's file"] = [r.loadgen.get("file") for r in records]
     hard["LoadGen's sha256"] = [r.loadgen.get("sha256") for r in records]

@@ -19,7 +19,6 @@ from orchestrator.submission.refusal import SubmitError, safe_name, several
 from orchestrator.submission.system import problems, read_system
 
 IMPLEMENTATION = "loadgrid"
-KEPT_AWAKE = "Processes of the idle class kept processors from sleeping during tests (LoadGrid's keep_awake)"
 DRAFT_SYSTEM = "DRAFT-"  # before the system's folder, so that no path of a draft looks like a result's
 
 
@@ -107,12 +106,10 @@ def planned(records: Sequence[Path], system: Path, wishes: Wishes) -> Plan:
     own = {cell.benchmark: model_used(found, gathered.division, cell, models) for cell in cells}
     values, submitter = _system(system, gathered, wishes)
     used = [f"{benchmark}: {name}" for benchmark, name in own.items() if name]
-    awake = any(cell.performance.manifest.dispatch.keep_awake for cell in cells)
     values["sw_notes"] = _joined(
         values.get("sw_notes"),
         wishes.notes,
         f"Model used: {', '.join(used)}" if used else None,
-        KEPT_AWAKE if awake else None,
     )
     remarks = (
         *_judged(values, system, layout, gathered.division, submitter, wishes.draft),

@@ -97,7 +97,6 @@ def _measured(told: Described) -> str:
         "Prepared data set": f"sha256 {record.hashes.get('library')}",
         "Samples reach the workers": _payload(record),
         "Security of the links": record.security,
-        "Processors kept awake during a test": "yes" if record.driver.get("kept_awake") else "no",
     }
     if facts.get("scales"):
         made = f"{facts['scales']} (sha256 {facts.get('scales_sha256')}), see the calibration document"
