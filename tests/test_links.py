@@ -198,6 +198,30 @@ def test_wake_ends_a_wait_even_when_it_comes_first(ends: Ends) -> None:
         assert seconds_of(wait) < 2
 
 
+def test_wake_ends_one_wait_and_not_the_next(ends: Ends) -> None:
+    port = ends.greeted(0)
+    waits: list[tuple[Callable[[], None], Callable[[int], None]]] = [
+        (ends.link.wake, ends.link.wait),
+        (port.wake, lambda ms: port.wait(ms * SECOND_NS // 1000, None)),
+    ]
+    for wake, wait in waits:
+        wait(10)  # whatever the greeting left is taken
+        wake()
+        assert seconds_of(functools.partial(wait, 10_000)) < 2
+        assert 0.04 < seconds_of(functools.partial(wait, 50)) < 2
+
+
+def test_the_end_of_a_link_ends_a_wait(ends: Ends) -> None:
+    ends.greeted(0)
+    port = ends.greeted(1)
+    ends.link.wait(10)
+    threading.Timer(0.05, port.close).start()
+    assert seconds_of(lambda: ends.link.wait(10_000)) < 2
+    assert ends.opened[0].lost() is None
+    threading.Timer(0.05, ends.link.close).start()
+    assert seconds_of(lambda: ends.opened[0].wait(10 * SECOND_NS, None)) < 2
+
+
 def test_a_wait_with_nothing_to_tell_lasts_its_time_and_no_longer(ends: Ends) -> None:
     port = ends.greeted(0)
     port.wait(SECOND_NS // 100, None)  # whatever the greeting left is taken
@@ -286,7 +310,9 @@ def test_a_worker_with_the_wrong_server_key_never_gets_in(secured: Ends) -> None
 def test_a_worker_without_any_key_never_gets_in(secured: Ends) -> None:
     port = DealerPort(secured.link.endpoints[0], identity_of(0), None, ("", ""))
     secured.opened.append(port)
-    port.send([b"let me in"])
+    for _ in range(60):  # the link goes meanwhile, and nobody has asked for it yet
+        port.send([b"let me in"])
+        time.sleep(0.005)
     assert eventually(lambda: port.lost() is not None, 3)
     assert receive(secured.link, 1, limit_s=0.2) == []
     secured.greeted(0)

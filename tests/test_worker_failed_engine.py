@@ -1,7 +1,10 @@
-"""A worker whose engine has failed: it answers nothing any more, so no other test is given to it."""
+"""A worker whose engine has failed gets no other test; one that could not begin a test takes the next."""
 
 from __future__ import annotations
 
+import errno
+import gc
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,4 +68,31 @@ def test_a_host_whose_answers_were_refused_takes_another_test() -> None:
     del backend.submit
     assert "2 responses came back" in host.detach()["ended"]
     assert host.serve(2, LocalLink(1).ports[0]).epoch == 2
+    host.close()
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        ("workers.host.memory_for", OSError(errno.ENOSPC, "No space left on device")),
+        ("threading.Thread.start", RuntimeError("can't start new thread")),
+    ],
+)
+def test_a_host_that_could_not_serve_a_test_serves_the_next(
+    monkeypatch: pytest.MonkeyPatch, what: str, error: Exception
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    host, threads = loaded(), threading.active_count()
+    with monkeypatch.context() as broken:
+        broken.setattr(what, fails)
+        with pytest.raises(type(error), match=str(error.args[-1])):
+            host.serve(1, LocalLink(1).ports[0], near=True)
+    assert gc.isenabled() and threading.active_count() == threads
+    assert host.detach() == {"samples": 0, "ended": None}
+    worker = host.serve(2, LocalLink(1).ports[0])
+    assert not gc.isenabled() and eventually(lambda: threading.active_count() == threads + 1, 5)
+    host.detach()
+    assert worker.ended == "stopped" and gc.isenabled()
     host.close()

@@ -168,17 +168,12 @@ class WorkerHost:
     def _serve(self, epoch: int, port: WakablePort, near: bool) -> Worker:
         if self._backend is None:
             raise WorkerError(f"worker {self.spec.name} has no model: load() comes first")
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
-        # A collection in mid-test is a latency of tens of milliseconds; a test makes no cycles worth one.
-        gc.collect()
-        gc.disable()
         if near and not self._refused:
             self._memory = memory_for(self._backend.answer_bytes, self._memory)
         if self._library is not None:
             self._library.unload_all()
         batcher = Batcher(self.spec.max_batch, self.spec.batch_deadline_ns)
-        self._port = port
-        self._worker = Worker(
+        worker = Worker(
             self.spec.name,
             epoch,
             port,
@@ -189,10 +184,16 @@ class WorkerHost:
             memory=self._memory if near else None,
         )
         if self.spec.note_order:
-            self._order = self._worker.order = []
-        self._thread = threading.Thread(target=self._worker.run, name=f"serve-{self.spec.name}", daemon=True)
-        self._thread.start()
-        return self._worker
+            self._order = worker.order = []
+        thread = threading.Thread(target=worker.run, name=f"serve-{self.spec.name}", daemon=True)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        thread.start()
+        # Nothing above has changed what detach() would have to give back, had it failed.
+        self._port, self._worker, self._thread = port, worker, thread
+        # A collection in mid-test is a latency of tens of milliseconds; a test makes no cycles worth one.
+        gc.collect()
+        gc.disable()
+        return worker
 
     def detach(self) -> dict[str, Any]:
         """End the test's thread if it still runs; returns how many samples it answered and why it ended.

@@ -151,7 +151,11 @@ class DealerPort:
     def send(self, parts: list[Buffer]) -> None:
         """Send a message; never blocks, because the high-water mark is off. Nothing leaves by a lost link."""
         if self._lost is None:
-            send_parts(self._socket, parts)
+            try:
+                send_parts(self._socket, parts)
+            except zmq.Again:
+                # The link is gone, which the monitor tells a moment later: lost() knows why.
+                pass
 
     def lost(self) -> str | None:
         """Why the link is gone, None while it holds."""
