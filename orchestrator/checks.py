@@ -237,6 +237,9 @@ def node_checks(
         yield _node_check(name, f"{node['address']}, {room}", facts, torch_needed, here)
         if not (facts["open_files"] < 0 or facts["open_files"] >= OPEN_FILES_ENOUGH):
             yield open_files_check(facts["open_files"], -1, f" on {node['name']}")
+        if facts["niceness"] > 0:
+            seen = f"{node['name']}: Ray starts workers at nice {facts['niceness']}: all else goes first"
+            yield Check("priority", WARN, seen, "start Ray there with RAY_worker_niceness=0")
 
 
 def _node_check(

@@ -19,6 +19,7 @@ OBJECT_STORE_BYTES = 80_000_000  # Ray refuses less than 75 MiB
 START_LIMIT_S = 60.0
 QUIET_RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
     "RAY_memory_monitor_refresh_ms": "0",  # a busy test machine is no reason to kill an actor
     "RAY_prestart_worker_first_driver": "0",  # eight idle Pythons would fight the tests for two cores

@@ -26,6 +26,7 @@ FACTS = {
     "numpy": "2.4.6",
     "error": None,
     "open_files": 65536,
+    "niceness": 0,
 }
 
 
@@ -269,6 +270,12 @@ def test_other_versions_on_a_node_are_warned_about_and_missing_torch_fails_if_ne
     assert [c.status for c in checks.node_checks([node(pyzmq="26.2")], False, FACTS)] == [WARN]
     assert [c.status for c in checks.node_checks([node(torch=None)], True, FACTS)] == [FAIL]
     assert [c.status for c in checks.node_checks([node(open_files=512)], True, FACTS)] == [OK, FAIL]
+
+
+def test_a_node_whose_workers_give_way_to_all_else_is_warned_about() -> None:
+    found = list(checks.node_checks([node("a"), node("b", niceness=15)], True, FACTS))
+    assert [(c.name, c.status) for c in found] == [("node a", OK), ("node b", OK), ("priority", WARN)]
+    assert "b: " in found[-1].seen and "RAY_worker_niceness=0" in found[-1].mend
 
 
 @pytest.mark.parametrize(

@@ -47,3 +47,13 @@ def test_so_many_workers_on_every_node_are_so_many_on_each_host() -> None:
 
 def test_the_cluster_s_errors_are_those_of_placement() -> None:
     assert cluster.ClusterError is placement.ClusterError
+
+
+def test_workers_that_differ_or_give_way_to_all_else_are_told_of() -> None:
+    fleet = cluster.RayFleet.__new__(cluster.RayFleet)
+    fleet.facts = [{"name": f"worker-{i}", "device": "cpu", "niceness": 0} for i in range(3)]
+    assert fleet.differences() == []
+    fleet.facts[1] |= {"device": "cuda", "niceness": 15}
+    differ, nice = fleet.differences()
+    assert differ == "workers differ in device: cpu: worker-0, worker-2; cuda: worker-1"
+    assert nice.startswith("worker-1: Ray started") and nice.endswith("start Ray with RAY_worker_niceness=0")

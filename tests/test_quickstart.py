@@ -85,6 +85,7 @@ def test_a_record_has_every_field_that_was_promised(quickstart: Program, test: s
             assert worker["samples"] > 0 and worker["batches"] > 0
         assert set(worker["stages"]) == set(STAGES)
         assert worker["facts"]["weights"] == "efficientnet-lite0-57934424.pth"
+        assert worker["facts"]["niceness"] == 0
         assert re.fullmatch("[0-9a-f]{64}", worker["facts"]["weights_sha256"])
     assert len({worker["model_hash"] for worker in body["workers"]}) == 1
     if test == "Server-performance":

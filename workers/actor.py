@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import ray
@@ -14,12 +15,13 @@ CONCURRENCY = 4
 
 
 class RayWorker(WorkerHost):
-    """A WorkerHost that knows its node as Ray does."""
+    """A WorkerHost that knows its node as Ray does, and how nice Ray made it."""
 
     def load(self) -> dict[str, Any]:
         """As WorkerHost.load, with the node's address and the GPUs that Ray gave."""
         facts = super().load()
         facts["node"] = ray.util.get_node_ip_address()
+        facts["niceness"] = os.getpriority(os.PRIO_PROCESS, 0)
         facts["gpu_ids"] = [str(gpu) for gpu in ray.get_gpu_ids()]
         return facts
 

@@ -23,7 +23,7 @@
 {{- end -}}
 {{- end -}}
 {{- range concat (list $v.driver $v.head $v.submitter) $v.workers -}}
-{{- $names := list "RAY_AUTH_MODE" "RAY_AUTH_TOKEN" "RAY_USAGE_STATS_ENABLED" "HOME" "USER" "NVIDIA_VISIBLE_DEVICES" "LOADGRID_CACHE" "RAY_JOB_STOP_WAIT_TIME_S" -}}
+{{- $names := list "RAY_AUTH_MODE" "RAY_AUTH_TOKEN" "RAY_USAGE_STATS_ENABLED" "RAY_worker_niceness" "HOME" "USER" "NVIDIA_VISIBLE_DEVICES" "LOADGRID_CACHE" "RAY_JOB_STOP_WAIT_TIME_S" -}}
 {{- range .env -}}
 {{- if has .name $names -}}
 {{- fail (printf "\nan env sets %s twice, or instead of the chart: take it out\n" .name) -}}

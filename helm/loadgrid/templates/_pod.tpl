@@ -88,6 +88,7 @@ spec:
   valueFrom: {secretKeyRef: {name: {{ .root.Values.auth.existingSecret | quote }}, key: auth_token}}
 {{- end }}
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
+- {name: RAY_worker_niceness, value: "0"} # Ray's own is 15
 - {name: HOME, value: /tmp} # the root is read-only
 - {name: USER, value: loadgrid} # Python asks for a name, and the user's number may have none
 {{- if not .of.gpus }}
