@@ -235,16 +235,18 @@ class RayFleet:
         self._refuse_unequal()
 
     def differences(self) -> list[str]:
-        """How the workers differ in what should be alike, one sentence each; and who gives way to others."""
-        differ = [
+        """How the workers differ in what should be alike, one sentence each."""
+        return [
             f"workers differ in {key}: "
             + "; ".join(f"{v}: {', '.join(names)}" for v, names in groups.items())
             for key in ALIKE
             if len(groups := _grouped(self.facts, key)) > 1
         ]
-        if nice := [str(fact["name"]) for fact in self.facts if fact["niceness"] > 0]:
-            differ.append(f"{', '.join(nice)}: {GIVE_WAY}; start Ray with {NICENESS}=0")
-        return differ
+
+    def giving_way(self) -> str | None:
+        """Whom Ray made nice, and the mend; None if nobody. It costs latency and no rule."""
+        nice = [str(fact["name"]) for fact in self.facts if fact["niceness"] > 0]
+        return f"{', '.join(nice)}: {GIVE_WAY}; start Ray with {NICENESS}=0" if nice else None
 
     def keys(self, stop: Callable[[], str | None] = lambda: None) -> dict[str, str]:
         """A fresh public key of every live worker, in order; one that cannot make one is left out."""

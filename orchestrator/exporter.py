@@ -90,13 +90,13 @@ def serve_metrics(section: MetricsSection, say: Callable[[str], None]) -> Export
     """Serve as a manifest asks, at any free port if its own is taken; None if it asks for nothing."""
     if section.port is None:
         return None
+    taken = ""
     try:
         exporter = Exporter(section.listen, section.port)
     except ExporterError as error:
-        exporter = Exporter(section.listen, 0)
-        say(str(error))
+        exporter, taken = Exporter(section.listen, 0), f", at a free port ({error})"
     host = f"[{section.listen}]" if ":" in section.listen else section.listen
-    say(f"metrics for Prometheus: http://{host}:{exporter.port}/metrics")
+    say(f"metrics for Prometheus: http://{host}:{exporter.port}/metrics{taken}")
     return exporter
 
 

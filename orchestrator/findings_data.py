@@ -195,7 +195,8 @@ def library_findings(
         why = f"the data set has {count} samples instead of {benchmark.accuracy_sample_count}"
         return [Finding(rule="accuracy_sample_count", why=why, source=f"{field}.accuracy_sample_count")]
     if test == "performance" and drawn > count:
-        why = f"performance_sample_count_override is {drawn}, the data set has {count} samples"
+        whose = "performance_sample_count_override, or else the round's count"
+        why = f"{drawn} samples are to be drawn ({whose}), the data set has {count}"
         source = f"{field}.performance_sample_count_min"
         return [Finding(rule="performance_sample_count", why=why, source=source)]
     if test == "performance" and count != benchmark.accuracy_sample_count:

@@ -18,6 +18,7 @@ from orchestrator.tables import plain_table
 
 COMPLETED_KEY = "result_completed_samples_per_sec"
 OWN_COUNT = " *"
+BUSY = "If a machine had other work to do meanwhile, search anew without it."
 NOUNS = {"Server": "queries/s", "MultiStream": "samples a query"}
 
 
@@ -91,7 +92,7 @@ def _lines(found: Found, resume: str) -> Iterator[Text]:
         yield Text(_result(found, found.confirmed), style="bold green")
         yield Text(f"record: {found.confirmed.folder}\nmanifest with these values: {found.file}")
     elif (found.low or found.full) and not found.trouble:
-        yield Text("No result: at no value was every test of full length VALID.", style="bold red")
+        yield Text(f"No result: at no value was every test of full length VALID. {BUSY}", style="bold red")
     if found.folder is not None and len(found.full) >= found.most_full and not _is_settled(found):
         text = f"The {plural(found.most_full, 'test')} of full length that a search may have are used up"
         yield Text(f"{text}: only a new one, without --resume, has others.", style="yellow")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,7 +41,8 @@ CHECKS = {
     "result_perf_constraints_met": "too many queries took longer than the limit: offer fewer a second",
     "result_min_duration_met": "the test was shorter than min_duration: expect more (a higher target_qps)",
     "result_min_queries_met": "fewer queries than min_query_count were asked",
-    "early_stopping_met": "too few queries to be 99 % sure that the latency holds: run longer or offer less",
+    "early_stopping_met": "too few queries to be 99 % sure that the latency holds: ask more "
+    "(min_query_count, min_duration), or, where some were late, fewer a second",
 }
 # In SingleStream and MultiStream the one hint at the number of queries is the latency that is expected.
 STREAM_CHECKS = {
@@ -92,6 +94,11 @@ def _failed_checks(spec: TestSpec, detail: DetailLog) -> list[str]:
     if "result_perf_constraints_met" in failed and "early_stopping_met" in failed:
         # Of a latency that was missed nobody can be sure that it holds, however long the test.
         failed.remove("early_stopping_met")
+    if spec.scenario == "Offline" and (value := value_of(spec.scenario, spec.result_key, detail)):
+        key = "result_min_duration_met"
+        checks |= {
+            key: checks[key].replace("a higher target_qps", f"target_qps {math.ceil(value):,} or more")
+        }
     return [checks[key] for key in failed]
 
 

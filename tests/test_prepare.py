@@ -206,7 +206,8 @@ def test_what_a_data_set_breaks_is_told_once_before_anything_runs(
     assert len(said) == 1 and said[0].startswith("the results will be unofficial: ")
     for part in (
         "the hash task.sha256",
-        "performance_sample_count_override is 40, the data set has 30 samples",
+        "40 samples are to be drawn (performance_sample_count_override, or else the round's count), "
+        "the data set has 30",
         "the data set has 30 samples instead of 50000",
     ):
         assert said[0].count(part) == 1

@@ -81,7 +81,7 @@ CHECKED = ("result_perf_constraints_met", "result_min_duration_met", "early_stop
     ("scenario", "failed", "told"),
     [
         ("Server", CHECKED, ("too many queries took longer", "a higher target_qps")),
-        ("Server", CHECKED[2:], ("run longer or offer less",)),
+        ("Server", CHECKED[2:], ("ask more (min_query_count",)),
         ("Offline", CHECKED[1:2], ("a higher target_qps",)),
         ("SingleStream", CHECKED[1:], ("a shorter target_latency", "sure of the percentile")),
     ],
@@ -92,6 +92,13 @@ def test_reasons_fit_the_scenario_and_each_other(
     detail = DetailLog(values={"result_validity": "INVALID", **dict.fromkeys(failed, False)})
     reasons = result_of(spec(scenario), detail, True).reasons
     assert len(reasons) == len(told) and all(a in b for a, b in zip(told, reasons, strict=True)), reasons
+
+
+def test_a_short_offline_test_says_which_rate_to_expect() -> None:
+    failed = {"result_validity": "INVALID", "result_min_duration_met": False}
+    detail = DetailLog(values={**failed, spec("Offline").result_key: 31817.2})
+    (reason,) = result_of(spec("Offline"), detail, True).reasons
+    assert reason.endswith("expect more (target_qps 31,818 or more)")
 
 
 def test_an_invalid_test_gives_every_reason_once() -> None:

@@ -46,7 +46,7 @@ class Quantity:
     @property
     def spread_shown(self) -> str:
         """In percent."""
-        return "–" if self.spread is None else f"{100 * self.spread:.3g} %"
+        return "–" if self.spread is None else f"{100 * round(self.spread, 6):.3g} %"
 
 
 @dataclass(frozen=True)
