@@ -102,9 +102,8 @@ class Session:
         with self.stop.patience():
             self.fleet.load(self.watcher.worker_ready, self.stop)
         self._refuse_others(self.fleet.facts)
-        for text in (*self.fleet.differences(), self.fleet.giving_way()):
-            if text is not None:
-                self.watcher.warned(text)
+        for text in (*self.fleet.differences(), *self.fleet.giving_way()):
+            self.watcher.warned(text)
 
     def _refuse_others(self, facts: Sequence[dict[str, Any]]) -> None:
         """Records name this host's commit, and answers are scored by its labels: workers have both too."""

@@ -11,6 +11,7 @@ from typing import Any
 from orchestrator.manifest import Manifest
 from orchestrator.phrases import plural, size
 from orchestrator.plan import TestSpec, memory_needed_bytes
+from orchestrator.rayauth import NICENESS_MEND
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 PYTHON_OLDEST, PYTHON_FIRST_UNKNOWN = (3, 11), (3, 13)
@@ -239,7 +240,7 @@ def node_checks(
             yield open_files_check(facts["open_files"], -1, f" on {node['name']}")
         if facts["niceness"] > 0:
             seen = f"{node['name']}: Ray starts workers at nice {facts['niceness']}: all else goes first"
-            yield Check("priority", WARN, seen, "start Ray there with RAY_worker_niceness=0")
+            yield Check("priority", WARN, seen, NICENESS_MEND)
 
 
 def _node_check(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -33,10 +32,6 @@ DETACH_TIMEOUT_S = 80.0  # above the worker's own host.STOP_TIMEOUT_S
 LOST_TIMEOUT_S = 5.0
 STOP_EVERY_S = 0.2
 CONNECT_TIMEOUT_S = 3.0
-# Ray's daemon reads it when it starts; its own value is 15. Beside LoadGen on two cores, at 20,000 queries/s,
-# the p99 of the path was then a third longer.
-NICENESS = "RAY_worker_niceness"
-GIVE_WAY = "Ray started them to give way to whatever else runs there (nice)"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # What must be equal in all workers; else they do not compute the same thing.
 SAME = ("model_hash", "scales_sha256", "library", "code")
@@ -57,7 +52,6 @@ def connect(address: str, num_cpus: int | None = None) -> None:
     before = signal.getsignal(signal.SIGTERM)
     try:
         if address == "local":
-            os.environ.setdefault(NICENESS, "0")
             if not _armed:
                 _armed.append(reaper.Reaper(Path(ray.__file__).parent))
             ray.init(
@@ -243,10 +237,11 @@ class RayFleet:
             if len(groups := _grouped(self.facts, key)) > 1
         ]
 
-    def giving_way(self) -> str | None:
-        """Whom Ray made nice, and the mend; None if nobody. It costs latency and no rule."""
+    def giving_way(self) -> list[str]:
+        """One sentence about those whom Ray made nice, and the mend. It costs latency and breaks no rule."""
         nice = [str(fact["name"]) for fact in self.facts if fact["niceness"] > 0]
-        return f"{', '.join(nice)}: {GIVE_WAY}; start Ray with {NICENESS}=0" if nice else None
+        why = f"Ray started them to give way to whatever else runs there (nice); {rayauth.NICENESS_MEND}"
+        return [f"{', '.join(nice)}: {why}"] if nice else []
 
     def keys(self, stop: Callable[[], str | None] = lambda: None) -> dict[str, str]:
         """A fresh public key of every live worker, in order; one that cannot make one is left out."""

@@ -36,23 +36,24 @@ SHOWN = {
     "performance_issue_same": "effective_performance_issue_same",
     "accuracy_log_sampling_target": "effective_accuracy_log_sampling_target",
 }
+SHORTER = "the test was shorter than min_duration"
 # The keys of LoadGen's checks, and what a failed one means to somebody who sees it for the first time.
 CHECKS = {
     "result_perf_constraints_met": "too many queries took longer than the limit: offer fewer a second",
-    "result_min_duration_met": "the test was shorter than min_duration: expect more (a higher target_qps)",
+    "result_min_duration_met": f"{SHORTER}: expect more (a higher target_qps)",
     "result_min_queries_met": "fewer queries than min_query_count were asked",
     "early_stopping_met": "too few queries to be 99 % sure that the latency holds: ask more "
     "(min_query_count, min_duration), or, where some were late, fewer a second",
 }
 # In SingleStream and MultiStream the one hint at the number of queries is the latency that is expected.
 STREAM_CHECKS = {
-    "result_min_duration_met": "the test was shorter than min_duration: expect a shorter target_latency",
+    "result_min_duration_met": f"{SHORTER}: expect a shorter target_latency",
     "early_stopping_met": "too few queries to be 99 % sure of the percentile: run longer",
 }
 # A duration cannot be missed there by a wrong hint: the interval is fixed.
 FIXED_INTERVAL_CHECKS = {
     "result_perf_constraints_met": "too many queries made another skip its tick: ask fewer samples a query",
-    "result_min_duration_met": "the test was shorter than min_duration",
+    "result_min_duration_met": SHORTER,
 }
 
 
@@ -95,10 +96,8 @@ def _failed_checks(spec: TestSpec, detail: DetailLog) -> list[str]:
         # Of a latency that was missed nobody can be sure that it holds, however long the test.
         failed.remove("early_stopping_met")
     if spec.scenario == "Offline" and (value := value_of(spec.scenario, spec.result_key, detail)):
-        key = "result_min_duration_met"
-        checks |= {
-            key: checks[key].replace("a higher target_qps", f"target_qps {math.ceil(value):,} or more")
-        }
+        hint = f"target_qps {math.ceil(value):,} or more"
+        checks |= {"result_min_duration_met": f"{SHORTER}: expect more ({hint})"}
     return [checks[key] for key in failed]
 
 

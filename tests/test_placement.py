@@ -52,8 +52,8 @@ def test_the_cluster_s_errors_are_those_of_placement() -> None:
 def test_workers_that_differ_or_give_way_to_all_else_are_told_of() -> None:
     fleet = cluster.RayFleet.__new__(cluster.RayFleet)
     fleet.facts = [{"name": f"worker-{i}", "device": "cpu", "niceness": 0} for i in range(3)]
-    assert fleet.differences() == [] and fleet.giving_way() is None
+    assert fleet.differences() == [] and fleet.giving_way() == []
     fleet.facts[1] |= {"device": "cuda", "niceness": 15}
     assert fleet.differences() == ["workers differ in device: cpu: worker-0, worker-2; cuda: worker-1"]
-    nice = str(fleet.giving_way())
+    (nice,) = fleet.giving_way()
     assert nice.startswith("worker-1: Ray started") and nice.endswith("start Ray with RAY_worker_niceness=0")

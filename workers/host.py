@@ -151,13 +151,7 @@ class WorkerHost:
                 raise WorkerError(f"worker {self.spec.name} could not attach to the test: {reason}")
             time.sleep(0.005)
 
-    def serve(
-        self,
-        epoch: int,
-        port: WakablePort,
-        detached: int | None = None,
-        near: bool = False,
-    ) -> Worker:
+    def serve(self, epoch: int, port: WakablePort, detached: int | None = None, near: bool = False) -> Worker:
         """Serve one test over `port` in a thread; WorkerError if told to detach since `detached` was read."""
         with self._lock:
             self._detach()
