@@ -73,6 +73,11 @@ class TestOrder(BaseModel):
     target_qps: float = 0.0
     limit_ns: int | None = None
 
+    @property
+    def coalesced(self) -> bool:
+        """Whether LoadGen merges the queries that are overdue when it issues."""
+        return self.scenario == "Server" and bool(self.attributes.get("server_coalesce_queries"))
+
 
 class Channel:
     """JSON lines over one end of a socketpair; sending is safe from any thread."""

@@ -122,6 +122,7 @@ class TestProcess:
             epoch=o.epoch,
             library=library,
             shared=self.shared,
+            coalesced=o.coalesced,
             issue_log=self.issue_log,
             on_loss=self._tell_loss,
             on_failure=self._fail,

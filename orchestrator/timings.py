@@ -217,6 +217,10 @@ class Board:
         """One of COUNTERS of a worker."""
         return int(self.counters[worker, COUNTERS.index(name)])
 
+    def set_counter(self, worker: int, name: str, value: int) -> None:
+        """Write one of COUNTERS of a worker."""
+        self.counters[worker, COUNTERS.index(name)] = value
+
     def stage(self, name: str, worker: int | None = None) -> np.ndarray:
         """A stage's histogram (BUCKETS,) of one worker, or merged over all."""
         at = STAGES.index(name)

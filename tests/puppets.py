@@ -85,6 +85,7 @@ class Table:
     workers: int
     on_loss: str = "reissue"
     library: Library | None = None
+    coalesced: bool = False
     answered: Counter[int] = field(default_factory=Counter)
     wrong: list[int] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
@@ -106,6 +107,7 @@ class Table:
             epoch=EPOCH,
             library=self.library,
             shared=self.shared,
+            coalesced=self.coalesced,
             on_loss=self.losses.append,
             on_failure=self.failures.append,
         )

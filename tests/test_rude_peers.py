@@ -19,7 +19,7 @@ from tests.test_links import gone, open_ends
 from workers import worker
 from workers.backends.echo import EchoBackend, EchoOptions
 from workers.batcher import Batcher
-from workers.protocol import Kind, control, encode_work
+from workers.protocol import TEXT_BYTES, Kind, control, encode_work
 
 TIME_BUDGET_S = 15
 
@@ -185,7 +185,7 @@ def test_what_a_worker_says_is_cut_and_printable_before_it_is_shown(
     t.puppets[0].reply(kind, WILD)
     failure = t.failure(3)
     assert "worker w0" in failure and "no [2J" in failure
-    assert failure.isprintable() and len(failure) < exchange.TEXT_BYTES + 100
+    assert failure.isprintable() and len(failure) < TEXT_BYTES + 100
 
 
 def test_a_worker_says_by_name_that_its_answer_is_too_large_for_a_message(

@@ -39,6 +39,7 @@ OWN_PART_BYTES = 16384
 
 # The largest part of a message: a BraTS volume's answer is 64 MB, a whole batch of them fits.
 MAX_MESSAGE_BYTES = 2 << 30
+TEXT_BYTES = 4000  # of a peer's words that are shown, at most
 
 Buffer = bytes | memoryview
 
@@ -160,6 +161,11 @@ def control_body(parts: Sequence[Buffer]) -> bytes:
     if len(parts) != 1 or len(parts[0]) != HEAD.size + head.count:
         raise ProtocolError(f"a {head.kind.name} message does not have the length that it states")
     return bytes(parts[0][HEAD.size :])
+
+
+def text_of(body: bytes) -> str:
+    """A peer's words, fit to be shown: not too many, and nothing that a terminal would obey."""
+    return "".join(c if c.isprintable() else " " for c in body[:TEXT_BYTES].decode(errors="replace"))
 
 
 def indices_message(kind: Kind, epoch: int, indices: np.ndarray) -> list[Buffer]:
