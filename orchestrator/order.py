@@ -76,7 +76,7 @@ class TestOrder(BaseModel):
     @property
     def coalesced(self) -> bool:
         """Whether LoadGen merges the queries that are overdue when it issues."""
-        return self.scenario == "Server" and bool(self.attributes.get("server_coalesce_queries"))
+        return self.scenario == "Server" and bool(self.expected.get("server_coalesce_queries"))
 
 
 class Channel:

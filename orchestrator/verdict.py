@@ -96,7 +96,7 @@ def _failed_checks(spec: TestSpec, detail: DetailLog) -> list[str]:
         # Of a latency that was missed nobody can be sure that it holds, however long the test.
         failed.remove("early_stopping_met")
     if spec.scenario == "Offline" and (value := value_of(spec.scenario, spec.result_key, detail)):
-        hint = f"target_qps {math.ceil(value):,} or more"
+        hint = f"target_qps: {math.ceil(value)} or more"  # as YAML takes it, so without a comma
         checks |= {"result_min_duration_met": f"{SHORTER}: expect more ({hint})"}
     return [checks[key] for key in failed]
 

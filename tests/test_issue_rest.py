@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -11,11 +12,15 @@ from types import SimpleNamespace
 import pytest
 
 from orchestrator import exchange
+from orchestrator.manifest import parse_manifest
+from orchestrator.plan import plan
+from orchestrator.rules import load_round
 from tests.processes import eventually
 from tests.puppets import Table
 from tests.real_loadgen import order_of
 
 TIME_BUDGET_S = 10
+ECHO = Path(__file__).parents[1] / "manifests/echo.yaml"
 
 
 @pytest.fixture(params=[True, False], ids=["coalesced", "not coalesced"])
@@ -49,10 +54,25 @@ def test_loadgens_thread_rests_only_where_queries_merge_and_the_dispatcher_is_at
     assert rests == ([exchange.REST_S] if table.coalesced else [])
 
 
-@pytest.mark.parametrize("scenario", ["Server", "Offline", "SingleStream", "MultiStream"])
-@pytest.mark.parametrize("merged", [True, False])
+@pytest.mark.parametrize(
+    ("scenario", "words", "merged"),
+    [
+        ("Server", {}, True),
+        ("Server", {"coalesce_queries": 0}, False),
+        ("Offline", {}, False),
+        ("SingleStream", {}, False),
+        ("MultiStream", {}, False),
+    ],
+)
 def test_queries_merge_in_server_alone_and_where_the_manifest_lets_them(
-    tmp_path: Path, scenario: str, merged: bool
+    tmp_path: Path, scenario: str, words: dict[str, int], merged: bool
 ) -> None:
-    order = order_of(tmp_path, scenario, attributes={"server_coalesce_queries": merged})
-    assert order.coalesced == (merged and scenario == "Server")
+    asked = {
+        **parse_manifest(ECHO.read_bytes(), "echo").model_dump(exclude_unset=True),
+        "scenarios": [scenario],
+    }
+    asked["loadgen"][scenario] = {**asked["loadgen"].get(scenario, {}), **words}
+    manifest = parse_manifest(json.dumps(asked).encode(), "echo")
+    spec = plan(manifest, load_round(manifest.round))[0]
+    order = order_of(tmp_path, scenario, expected=spec.settings, attributes=spec.attributes)
+    assert order.coalesced == merged

@@ -98,7 +98,7 @@ def test_a_short_offline_test_says_which_rate_to_expect() -> None:
     failed = {"result_validity": "INVALID", "result_min_duration_met": False}
     detail = DetailLog(values={**failed, spec("Offline").result_key: 31817.2})
     (reason,) = result_of(spec("Offline"), detail, True).reasons
-    assert reason.endswith("expect more (target_qps 31,818 or more)")
+    assert reason.endswith("expect more (target_qps: 31818 or more)")
 
 
 def test_an_invalid_test_gives_every_reason_once() -> None:
