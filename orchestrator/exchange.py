@@ -1,6 +1,6 @@
 """The dispatcher thread: drains answers, takes what LoadGen issued, sends, then sleeps in one wait.
 
-This is the hottest loop of the program. The issue callback appends one lump and returns; everything else
+This is the hottest loop of the program. LoadGen's thread appends a lump, and may rest then; everything else
 happens here, one frame at a time, so that messages grow exactly when the system is busy.
 """
 
