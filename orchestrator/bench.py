@@ -116,14 +116,18 @@ def in_process(spec: TestSpec, test_folder: Path, response_bytes: int, duration_
             "count": SAMPLES,
             "response_bytes": min(response_bytes, 64 * KB),
         }
-        done = subprocess.run(
-            children.command("orchestrator.nullsut"),
-            env=children.environment(),
-            input=json.dumps(order),
-            capture_output=True,
-            text=True,
-            timeout=duration_s * 4 + 600,
-        )
+        limit_s = duration_s * 4 + 60
+        try:
+            done = subprocess.run(
+                children.command("orchestrator.nullsut"),
+                env=children.environment(),
+                input=json.dumps(order),
+                capture_output=True,
+                text=True,
+                timeout=limit_s,
+            )
+        except subprocess.TimeoutExpired:
+            return {"failed": f"it did not end within {limit_s:g} s"}
         if done.returncode:
             return {"failed": (done.stderr.strip().splitlines() or ["it died"])[-1]}
         told = json.loads(done.stdout)
@@ -169,7 +173,10 @@ def null(
             alone = row["inprocess"] = in_process(spec, test_folder, response_bytes, duration_s)
             row["ratio"] = {key: _ratio(row[key], alone.get(key)) for key in ("completed_qps", "p99_ms")}
             rows.append(row)
-    _show(rows, as_json)
+            if as_json:
+                _show([row], as_json)  # what is measured is told before anything else can go wrong
+        if not as_json:
+            _show(rows, as_json)
     if any("failed" in row for row in rows):
         raise typer.Exit(EXIT_FAILED)
     raise typer.Exit(0 if all(row["valid"] for row in rows) else EXIT_INVALID)
@@ -204,11 +211,13 @@ def sweep(
             return bool(rows[-1]["valid"])
 
         best = highest(holds, start_qps)
-    if as_json:
-        print(json.dumps({"highest_valid_qps": best, "tests": rows}))
-    else:
-        _show(sorted(rows, key=lambda r: r["offered_qps"]), False)
-        Terminal().print(f"highest VALID rate: [bold]{best:,.0f}[/bold] queries/s ({duration_s:g} s tests)")
+        if as_json:
+            print(json.dumps({"highest_valid_qps": best, "tests": rows}), flush=True)
+        else:
+            _show(sorted(rows, key=lambda r: r["offered_qps"]), False)
+            Terminal().print(
+                f"highest VALID rate: [bold]{best:,.0f}[/bold] queries/s ({duration_s:g} s tests)"
+            )
     raise typer.Exit(0 if best else EXIT_INVALID)
 
 
@@ -278,7 +287,7 @@ COLUMNS = {
 def _show(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         for row in rows:
-            print(json.dumps(row))
+            print(json.dumps(row), flush=True)
         return
     shape = f"{rows[0]['workers']} workers, {rows[0]['duration_s']:g} s a test"
     table = Table(title=f"null model, {shape}, limit {LIMIT_MS} ms at p99")

@@ -273,9 +273,18 @@ def _guarded(call: Callable[[], int]) -> int:
     except (typer.Exit, typer.Abort, typer.BadParameter):
         raise  # typer's own ways to end
     except Exception as error:
+        if wish := _wish_behind(error):
+            return _complain(f"interrupted: {wish}", EXIT_INTERRUPTED)
         what = " ".join(f"{type(error).__name__}: {error}".split())
         fault = "this is a fault of LoadGrid, please report it"
         return _complain(f"unexpected error: {what} ({fault}{_kept_traceback(error)})", EXIT_SETUP)
+
+
+def _wish_behind(error: BaseException | None) -> BaseException | None:
+    """The interrupt of which somebody made this error, as Ray does in its waits (SystemError); None: none."""
+    while error is not None and not isinstance(error, Interrupted):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _kept_traceback(error: Exception) -> str:

@@ -49,6 +49,7 @@ FROM_RESULT = (
     "cpu_us_per_sample",
     "cpu_share",
     "issue_lateness",
+    "issue_rest_us",
     "completion",
     "room",
     "max_rss_bytes",

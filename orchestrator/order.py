@@ -76,7 +76,8 @@ class TestOrder(BaseModel):
     @property
     def coalesced(self) -> bool:
         """Whether LoadGen merges the queries that are overdue when it issues."""
-        return self.scenario == "Server" and bool(self.expected.get("server_coalesce_queries"))
+        merged = bool(self.expected.get("server_coalesce_queries"))
+        return merged and self.scenario == "Server" and not self.network
 
 
 class Channel:

@@ -18,6 +18,7 @@ from orchestrator import children
 from orchestrator.course import Course
 from orchestrator.order import LEFT_TO_THE_DRIVER, Channel, TestOrder
 from orchestrator.paths import TEST_LOG
+from orchestrator.stop import Interrupted
 from orchestrator.timings import Board, Folder
 from workers.host import Ticket
 
@@ -115,6 +116,9 @@ class _Supervisor:
             self.channel.send(**self.order.model_dump())
             while not self._over:
                 self._once()
+        except Interrupted:
+            self.outcome.status = "interrupted"
+            raise
         finally:
             self._reap()
             self.folder.fold(final=True)

@@ -267,6 +267,7 @@ class TestProcess:
         return {
             **self.asker.facts(),
             "issue_lateness": late,
+            "issue_rest_us": round(self.exchange.rest_s * 1e6),
             "foreign_answers": self.exchange.foreign,
             "response_path": self._response_path(),
             "ports": len(set(self.link.endpoints)) if isinstance(self.link, RouterLink) else 0,

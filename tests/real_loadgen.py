@@ -28,7 +28,11 @@ WORDS: dict[str, dict[str, Any]] = {
 EXPECTED: dict[str, dict[str, Any]] = {
     "SingleStream": {"single_stream_expected_latency_ns": 50_000},
     "MultiStream": {"multi_stream_expected_latency_ns": 100_000, "multi_stream_samples_per_query": 8},
-    "Server": {"server_target_qps": 1000.0, "server_target_latency_ns": 500_000_000},
+    "Server": {
+        "server_target_qps": 1000.0,
+        "server_target_latency_ns": 500_000_000,
+        "server_coalesce_queries": True,
+    },
     "Offline": {"offline_expected_qps": 2000.0},
 }
 # Two workers of this pace answer the 2,200 samples of the Offline query in 1.1 s.

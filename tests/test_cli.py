@@ -21,6 +21,7 @@ from orchestrator import campaign, cli, cluster
 from orchestrator.manifest import manifest_schema
 from orchestrator.paths import MANIFEST
 from orchestrator.record import Record, read_record
+from orchestrator.stop import Interrupted
 from tests.processes import descendants
 from tests.program import PHOTOS, manifest
 from tests.test_manifest import BAD, GOOD
@@ -390,5 +391,9 @@ def test_whoever_ends_the_program_on_purpose_is_not_kept_from_it(error: BaseExce
     assert left.value is error
 
 
-def test_an_interrupt_is_no_fault() -> None:
+def test_an_interrupt_is_no_fault(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli._guarded(faulty(KeyboardInterrupt())) == 130
+    made_of_it = SystemError("returned a result with an exception set")
+    made_of_it.__cause__ = Interrupted("SIGTERM received")
+    assert cli._guarded(faulty(made_of_it)) == 130
+    assert capsys.readouterr().err == "loadgrid: interrupted\nloadgrid: interrupted: SIGTERM received\n"

@@ -74,3 +74,5 @@ def test_queries_merge_in_server_alone_and_where_the_manifest_lets_them(
     spec = plan(manifest, load_round(manifest.round))[0]
     order = order_of(tmp_path, scenario, expected=spec.settings, attributes=spec.attributes)
     assert order.coalesced == merged
+    # What goes to a network's nodes is one query a message, whatever a manifest says of merging.
+    assert not order.model_copy(update={"network": True}).coalesced

@@ -151,6 +151,23 @@ def test_who_does_not_answer_in_time_is_killed_and_named(monkeypatch: pytest.Mon
     assert len(ray.killed) == 1 and fleet.names == ["w1"]
 
 
+def test_who_is_interrupted_in_a_test_waits_for_no_worker(tmp_path: Path) -> None:
+    left: list[Any] = []
+
+    def detach(*asked: Any) -> list[str]:
+        left.append(asked)
+        return []
+
+    fleet: Any = SimpleNamespace(detach=detach, keys=dict, lost=list)
+
+    def interrupt(_event: Any) -> None:
+        raise Interrupted("SIGTERM received")
+
+    with pytest.raises(Interrupted, match="SIGTERM received"):
+        run_test(order_of(tmp_path, "Server"), fleet, Hooks(on_event=interrupt))
+    assert left == []
+
+
 @pytest.fixture
 def many_descriptors() -> Iterator[None]:
     """Descriptors above 1,023 are allowed."""
