@@ -314,7 +314,7 @@ def _journeys(records: Sequence[Record]) -> Iterator[RenderableType]:
     known = [(record, answer) for record in records if (answer := driver_was_the_limit(record)) is not None]
     if not known:
         return
-    table = plain_table("Where did the latency go? share of the mean; all workers")
+    table = plain_table("Where did the latency go? share of the mean since the issue; all workers")
     table.add_column("test", no_wrap=True)
     for stage in PATH:
         table.add_column(HEADS[stage], justify="right", no_wrap=True)
