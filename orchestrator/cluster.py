@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
@@ -32,6 +33,8 @@ DETACH_TIMEOUT_S = 80.0  # above the worker's own host.STOP_TIMEOUT_S
 LOST_TIMEOUT_S = 5.0
 STOP_EVERY_S = 0.2
 CONNECT_TIMEOUT_S = 3.0
+# Ray's own end takes a few seconds, has no limit and hears no signal meanwhile.
+SHUTDOWN_S = 30.0
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # What must be equal in all workers; else they do not compute the same thing.
 SAME = ("model_hash", "scales_sha256", "library", "code")
@@ -95,10 +98,20 @@ def disconnect() -> None:
     """Leave the cluster; a local one ends."""
     for armed in _armed:
         armed.note()
+    late = threading.Timer(SHUTDOWN_S, _kill_local)
+    late.daemon = True
+    late.start()
     with _hearing_sigterm():
         ray.shutdown()
+    late.cancel()
     while _armed:
         _armed.pop().disarm()
+
+
+def _kill_local() -> None:
+    """End a local Ray that does not end when told to."""
+    for armed in _armed:
+        armed.kill()
 
 
 @contextlib.contextmanager

@@ -64,6 +64,10 @@ class Reaper:
         """Remember Ray's processes, before Ray is told to end."""
         self._known |= _of_ray(os.getpid(), self._mark, self._ray_folder, self._before)
 
+    def kill(self) -> None:
+        """End those noted at once, and all below."""
+        _signal(self._known | _below(self._known), signal.SIGKILL)
+
     def disarm(self) -> None:
         """End what Ray left of those noted, then the reaper; nothing is signalled after this returns."""
         self.unmark()

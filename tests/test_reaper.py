@@ -14,7 +14,23 @@ from orchestrator import children, reaper
 from orchestrator.reaper import MARK, Reaper
 from tests.processes import alive, end_processes, eventually
 
-TIME_BUDGET_S = 15
+TIME_BUDGET_S = 30
+ROOT = Path(__file__).parents[1]
+# Ray's daemon stands still while Ray is told to end: its own wait for that has no limit.
+STANDS_STILL = """
+import os, signal
+from orchestrator import cluster, rayauth
+from orchestrator.reaper import descendants
+from tests.processes import command_line
+rayauth.choose()
+cluster.SHUTDOWN_S = 1.0
+cluster.connect("local", 1)
+still = [pid for pid in descendants(os.getpid()) if "raylet/raylet " in command_line(pid)]
+for pid in still:
+    os.kill(pid, signal.SIGSTOP)
+cluster.disconnect()
+print(len(still), "stood still,", len(descendants(os.getpid())), "left")
+"""
 SLEEP = ("-c", "import time; time.sleep(60)")
 
 
@@ -74,6 +90,13 @@ def test_a_driver_that_dies_takes_only_ray_along(
     os.close(armed._pipe)  # what the driver's death does
     assert eventually(lambda: not alive(marked.pid) and not alive(agent.pid), 5)
     assert armed._process.wait(30) == 0 and alive(other.pid)
+
+
+def test_a_local_ray_that_does_not_end_is_ended() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STANDS_STILL], capture_output=True, text=True, timeout=60, cwd=ROOT, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "1 stood still, 0 left"
 
 
 def test_two_rays_have_different_marks(ray_folder: Path) -> None:
