@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from orchestrator.machine import own_address, why_no_connection
 from orchestrator.placement import ClusterError, Placement, grouped, per_node
 from orchestrator.reach import why_no_ray
-from orchestrator.stop import Interrupted
+from orchestrator.stop import Interrupted, heard_later
 from workers.actor import WorkerActor
 from workers.host import Ticket, WorkerSpec
 
@@ -33,7 +33,7 @@ DETACH_TIMEOUT_S = 80.0  # above the worker's own host.STOP_TIMEOUT_S
 LOST_TIMEOUT_S = 5.0
 STOP_EVERY_S = 0.2
 CONNECT_TIMEOUT_S = 3.0
-# Ray's own end takes a few seconds, has no limit and hears no signal meanwhile.
+# Ray's own end takes a few seconds and has no limit. Cut short by a signal, it leaves processes of Ray's.
 SHUTDOWN_S = 30.0
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # What must be equal in all workers; else they do not compute the same thing.
@@ -101,11 +101,12 @@ def disconnect() -> None:
     late = threading.Timer(SHUTDOWN_S, _kill_local)
     late.daemon = True
     late.start()
-    with _hearing_sigterm():
-        ray.shutdown()
-    late.cancel()
-    while _armed:
-        _armed.pop().disarm()
+    with heard_later(_kill_local):
+        with _hearing_sigterm():
+            ray.shutdown()
+        late.cancel()
+        while _armed:
+            _armed.pop().disarm()
 
 
 def _kill_local() -> None:

@@ -7,7 +7,7 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # Shells, `make` and `timeout` pass one Ctrl-C on twice: what comes this soon is no second wish.
@@ -58,6 +58,33 @@ class Stop:
         elif now_s - self._since_s < SAME_WISH_S:
             return
         raise Interrupted(self.reason)
+
+
+@contextlib.contextmanager
+def heard_later(again: Callable[[], None]) -> Iterator[None]:
+    """Within, a signal is only noted, for what must not be cut short, and heard at the end.
+
+    Who wishes it a second time wishes it now: `again` is called.
+    """
+    noted: list[tuple[int, float]] = []
+
+    def note(number: int, _frame: Any) -> None:
+        noted.append((number, time.monotonic()))
+        if noted[-1][1] - noted[0][1] >= SAME_WISH_S:
+            again()
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    handlers = {int(number): handler for number, handler in before.items() if callable(handler)}
+    for number in handlers:
+        signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if noted:
+            number = noted[0][0]
+            handlers[number](number, None)
 
 
 def _leave_terminal() -> None:

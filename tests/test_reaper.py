@@ -31,6 +31,20 @@ for pid in still:
 cluster.disconnect()
 print(len(still), "stood still,", len(descendants(os.getpid())), "left")
 """
+SIGNALLED = """
+import os, signal, threading
+from orchestrator import cluster, rayauth
+from orchestrator.reaper import descendants
+from orchestrator.stop import Interrupted, Stop
+rayauth.choose()
+Stop().listen()
+cluster.connect("local", 1)
+threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+try:
+    cluster.disconnect()
+except Interrupted as told:
+    print(f"{told}, {len(descendants(os.getpid()))} left")
+"""
 SLEEP = ("-c", "import time; time.sleep(60)")
 
 
@@ -92,11 +106,15 @@ def test_a_driver_that_dies_takes_only_ray_along(
     assert armed._process.wait(30) == 0 and alive(other.pid)
 
 
-def test_a_local_ray_that_does_not_end_is_ended() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", STANDS_STILL], capture_output=True, text=True, timeout=60, cwd=ROOT, check=True
-    )
-    assert done.stdout.splitlines()[-1] == "1 stood still, 0 left"
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [(STANDS_STILL, "1 stood still, 0 left"), (SIGNALLED, "SIGTERM received, 0 left")],
+    ids=["stands still", "signalled"],
+)
+def test_whatever_happens_while_a_local_ray_ends_nothing_of_it_is_left(script: str, said: str) -> None:
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT, check=True)
+    assert done.stdout.splitlines()[-1] == said
 
 
 def test_two_rays_have_different_marks(ray_folder: Path) -> None:

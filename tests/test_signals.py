@@ -16,7 +16,7 @@ import pytest
 
 from orchestrator.paths import DETAIL, USER_CONF
 from orchestrator.record import read_record
-from orchestrator.stop import SAME_WISH_S, Interrupted, Stop
+from orchestrator.stop import SAME_WISH_S, Interrupted, Stop, heard_later
 from tests.processes import PATIENCE, alive, command_line, eventually, short_folder
 from tests.program import LOADGRID, Program, manifest
 from tests.ray_nodes import LocalRay, clean_environment
@@ -185,6 +185,28 @@ def test_the_first_signal_asks_a_running_test_and_interrupts_everything_else() -
         stop = Stop().listen()
         with pytest.raises(Interrupted, match="SIGINT received"):
             os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_a_signal_that_is_heard_later_cuts_nothing_short_but_a_second_wish_does() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    wished: list[str] = []
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under `nohup`
+    try:
+        Stop().listen()
+        with pytest.raises(Interrupted, match="SIGTERM received"), heard_later(lambda: wished.append("now")):
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)  # at once: passed on twice, as by a shell
+            assert wished == []
+            time.sleep(SAME_WISH_S)
+            os.kill(os.getpid(), signal.SIGINT)
+            assert wished == ["now"]
+        with heard_later(lambda: wished.append("never")):
+            pass
+        assert wished == ["now"] and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
