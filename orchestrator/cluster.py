@@ -96,23 +96,26 @@ def _refuse_closed(address: str) -> None:
 
 def disconnect() -> None:
     """Leave the cluster; a local one ends."""
-    for armed in _armed:
-        armed.note()
-    late = threading.Timer(SHUTDOWN_S, _kill_local)
-    late.daemon = True
-    late.start()
-    with heard_later(_kill_local):
+    with contextlib.ExitStack() as held:
+        while _armed:
+            held.enter_context(_ending(_armed.pop()))
         with _hearing_sigterm():
             ray.shutdown()
-        late.cancel()
-        while _armed:
-            _armed.pop().disarm()
 
 
-def _kill_local() -> None:
-    """End a local Ray that does not end when told to."""
-    for armed in _armed:
-        armed.kill()
+@contextlib.contextmanager
+def _ending(armed: reaper.Reaper) -> Iterator[None]:
+    """Within, a local Ray ends: by itself, or killed after SHUTDOWN_S or at a second signal."""
+    armed.note()
+    late = threading.Timer(SHUTDOWN_S, armed.kill)
+    late.daemon = True
+    late.start()
+    with heard_later(armed.kill):
+        try:
+            yield
+        finally:
+            late.cancel()
+            armed.disarm()
 
 
 @contextlib.contextmanager

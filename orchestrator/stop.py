@@ -12,6 +12,7 @@ from typing import Any
 
 # Shells, `make` and `timeout` pass one Ctrl-C on twice: what comes this soon is no second wish.
 SAME_WISH_S = 1.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
@@ -32,7 +33,7 @@ class Stop:
 
     def listen(self) -> Stop:
         """Hear SIGINT, SIGTERM and SIGHUP from now on."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in SIGNALS:
             # `nohup` has chosen to ignore a hang-up.
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._heard)
@@ -73,8 +74,7 @@ def heard_later(again: Callable[[], None]) -> Iterator[None]:
         if noted[-1][1] - noted[0][1] >= SAME_WISH_S:
             again()
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    handlers = {int(number): handler for number, handler in before.items() if callable(handler)}
+    handlers = {number: own for number in SIGNALS if callable(own := signal.getsignal(number))}
     for number in handlers:
         signal.signal(number, note)
     try:
@@ -83,7 +83,7 @@ def heard_later(again: Callable[[], None]) -> Iterator[None]:
         for number, handler in handlers.items():
             signal.signal(number, handler)
         if noted:
-            number = noted[0][0]
+            number = signal.Signals(noted[0][0])
             handlers[number](number, None)
 
 

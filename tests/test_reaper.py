@@ -19,10 +19,9 @@ ROOT = Path(__file__).parents[1]
 # Ray's daemon stands still while Ray is told to end: its own wait for that has no limit.
 STANDS_STILL = """
 import os, signal
-from orchestrator import cluster, rayauth
+from orchestrator import cluster
 from orchestrator.reaper import descendants
 from tests.processes import command_line
-rayauth.choose()
 cluster.SHUTDOWN_S = 1.0
 cluster.connect("local", 1)
 still = [pid for pid in descendants(os.getpid()) if "raylet/raylet " in command_line(pid)]
@@ -33,10 +32,9 @@ print(len(still), "stood still,", len(descendants(os.getpid())), "left")
 """
 SIGNALLED = """
 import os, signal, threading
-from orchestrator import cluster, rayauth
+from orchestrator import cluster
 from orchestrator.reaper import descendants
 from orchestrator.stop import Interrupted, Stop
-rayauth.choose()
 Stop().listen()
 cluster.connect("local", 1)
 threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
