@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,13 @@ def manifest(folder: Path, **wanted: Any) -> Path:
 class Program:
     """One `loadgrid ...`: the lines that it prints, its processes, the runs that it writes."""
 
-    def __init__(self, folder: Path, *arguments: object, env: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: object,
+        env: Mapping[str, str] | None = None,
+        command: Sequence[str] = (LOADGRID,),
+    ):
         self.runs = folder / "runs"
         self.ray_folder = short_folder()
         self.mark = f"{os.getpid()}-{next(_numbers)}"
@@ -107,7 +113,7 @@ class Program:
         clean = clean_environment() if env is None else dict(env)
         self.lines: list[str] = []
         self.process = subprocess.Popen(
-            [LOADGRID, *map(str, arguments)],
+            [*command, *map(str, arguments)],
             cwd=folder, env={**clean, **own, RUN_MARK: self.mark}, text=True, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
