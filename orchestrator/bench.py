@@ -18,6 +18,7 @@ from rich.table import Table
 
 from orchestrator import bench_engine, bench_scale, children
 from orchestrator.campaign import EXIT_FAILED, EXIT_INVALID
+from orchestrator.journey import stood_still
 from orchestrator.logs import read_detail
 from orchestrator.manifest_fields import MOST_WORKERS
 from orchestrator.manifest_types import MOST_QPS
@@ -80,6 +81,7 @@ def figures(record: Record, offered_qps: float, path: NullPath, duration_s: floa
         "driver_cpu_share": record.driver["cpu_share"],
         "max_rss_bytes": record.driver["max_rss_bytes"],
         "issue_late_p99_ms": (record.driver["issue_lateness"] or {}).get("p99_ms"),
+        "pauses": record.driver.get("pauses"),
         "stages_ms": _stages(record),
         "gigabytes_per_s": round(qps * moved / 1e9, 4),
         "workers": path.workers,
@@ -305,6 +307,8 @@ def _show(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
                 f"failed: {row['failed']}" if "failed" in row else f"is INVALID: {'; '.join(row['reasons'])}"
             )
             Terminal().print(f"{row['offered_qps']:,.0f}/s {why}", style="dim", markup=False)
+        if still := stood_still(row["pauses"]):
+            Terminal().print(f"{row['offered_qps']:,.0f}/s: {still}", style="dim", markup=False)
     Terminal().print(f"workers on {', '.join(rows[0]['nodes'])}", style="dim")
     if any("inprocess" in row for row in rows):
         Terminal().print(

@@ -52,6 +52,7 @@ FIELDS = {
     "efficiency_highest": "the highest of the rounds",
     "valid": "Server: LoadGen's verdicts, one a round",
     "p99_ms": "Server: 99th percentile of LoadGen's latencies, median",
+    "pause_ms": "Server: the longest that LoadGen's host stood still, if 10 ms or more; the worst round",
     "idle": "Offline: share of the test in which the worst worker had nothing in its engine; the worst round",
     "tail": "Offline: share of the test from the worst worker's last answer to the end; the worst round",
     "driver_cpu": "cores that the test's process used, which hosts LoadGen, median; null: too short a test",
@@ -192,8 +193,15 @@ def server_row(workers: int, offered_qps: float, seen: Sequence[Record]) -> dict
         "samples_per_s": round(median(done), 3) if done else None,
         "valid": [bool(record.result.valid) for record in seen],
         "p99_ms": median(record.result.percentiles_ms["p99"] for record in seen),
+        "pause_ms": longest_pause(seen),
         "driver_cpu": driver_cpu(seen),
     }
+
+
+def longest_pause(records: Sequence[Record]) -> float | None:
+    """Of LoadGen's host in these tests, ms; None if nobody watched."""
+    known = [seen["longest_ms"] for record in records if (seen := record.driver.get("pauses"))]
+    return max(known, default=None)
 
 
 def driver_cpu(records: Sequence[Record]) -> float | None:

@@ -50,6 +50,7 @@ FROM_RESULT = (
     "cpu_share",
     "issue_lateness",
     "issue_rest_us",
+    "pauses",
     "completion",
     "room",
     "max_rss_bytes",

@@ -7,11 +7,13 @@ percentiles. They are the driver's own, bucketed to 4.4 %: they explain a result
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from orchestrator.phrases import ms, percent
+from orchestrator.pauses import PAUSE_MS
+from orchestrator.phrases import ms, percent, plural
 from orchestrator.record import Record, WorkerRecord
 from orchestrator.timings import BUCKETS, mean_ns, percentile_ns
 
@@ -128,7 +130,19 @@ def driver_was_the_limit(record: Record) -> Answer | None:
     if not merged:
         return None
     decide = {"Server": _server, "Offline": _offline}.get(record.scenario, _stream)
-    return decide(record, merged[-1])
+    answer = decide(record, merged[-1])
+    # Records from before 23 November 2026 do not know.
+    still = stood_still(record.driver.get("pauses"))
+    return replace(answer, sentence=f"{answer.sentence} {still}") if still else answer
+
+
+def stood_still(seen: dict[str, Any] | None) -> str:
+    """A sentence about the pauses of LoadGen's host, as pauses_between tells them; "" if there were none."""
+    if not seen or not seen["count"]:
+        return ""
+    times, whole, longest = plural(seen["count"], "time"), ms(seen["sum_ms"]), ms(seen["longest_ms"])
+    still = f"LoadGen's host stood still, or had no processor free, for {PAUSE_MS:g} ms or more"
+    return f"{still} {times}: {whole} ms in all, {longest} the longest."
 
 
 def _cpu(record: Record) -> float | None:

@@ -32,6 +32,7 @@ from orchestrator.loadgen import Callbacks, LoadGenError
 from orchestrator.local import LocalLink
 from orchestrator.order import LEFT_TO_THE_DRIVER, Channel, Seat, TestOrder
 from orchestrator.pace import Pace, even_warm_ups
+from orchestrator.pauses import PauseMeter
 from orchestrator.room import share_memory
 from orchestrator.shared_answers import SharedAnswers
 from orchestrator.timings import Board, Timings
@@ -65,6 +66,7 @@ class TestProcess:
         self.asker = open_asker(order)
         self.issue_log = IssueLog()
         self.cpu = CpuMeter(board)
+        self.pauses = PauseMeter()
         self.seats, self.hosts = self._open_seats()
         self.link: Link = self._open_link()
         near = [] if order.network else [i for i, seat in enumerate(self.seats) if seat.near]
@@ -268,6 +270,7 @@ class TestProcess:
             **self.asker.facts(),
             "issue_lateness": late,
             "issue_rest_us": round(self.exchange.rest_s * 1e6),
+            "pauses": self.pauses.between(self.board.total("first_issue_ns"), time.monotonic_ns()),
             "foreign_answers": self.exchange.foreign,
             "response_path": self._response_path(),
             "ports": len(set(self.link.endpoints)) if isinstance(self.link, RouterLink) else 0,

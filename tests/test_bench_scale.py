@@ -11,7 +11,7 @@ import typer
 
 from orchestrator import bench_scale
 from orchestrator.bench_engine import EngineBenchError
-from orchestrator.bench_scale import FIELDS, Rows, Scale, for_scale, numbers, offline_row
+from orchestrator.bench_scale import FIELDS, Rows, Scale, for_scale, numbers, offline_row, server_row
 from orchestrator.campaign import Session
 from orchestrator.cluster import ClusterError
 from orchestrator.journey import idle_and_tail
@@ -75,6 +75,16 @@ def test_efficiency_is_the_median_of_rounds_against_what_each_did_alone_in_that_
     assert (row["workers"], row["samples_per_s"], row["efficiency"]) == (2, 150, 0.99)
     assert (row["efficiency_lowest"], row["efficiency_highest"]) == (0.95, 1.0)
     assert row["valid"] is None and row["idle"] == 0.1
+
+
+def test_a_servers_row_has_the_longest_that_its_host_stood_still_in_any_round() -> None:
+    seen = [
+        record(100.0, [9.0], [0.0], "Server", pauses={"count": n, "longest_ms": ms, "sum_ms": n * ms})
+        for n, ms in ((0, 0.0), (2, 41.5), (1, 12.0))
+    ]
+    row = server_row(1, 100.0, seen)
+    assert set(row) == set(FIELDS) and row["pause_ms"] == 41.5
+    assert server_row(1, 100.0, [record(100.0, [9.0], [0.0], "Server", pauses=None)])["pause_ms"] is None
 
 
 def test_a_test_too_short_to_tell_its_cpu_share_spoils_nothing() -> None:
