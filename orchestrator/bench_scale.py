@@ -52,7 +52,8 @@ FIELDS = {
     "efficiency_highest": "the highest of the rounds",
     "valid": "Server: LoadGen's verdicts, one a round",
     "p99_ms": "Server: 99th percentile of LoadGen's latencies, median",
-    "pause_ms": "Server: the longest that LoadGen's host stood still, if 10 ms or more; the worst round",
+    "p99s_ms": "Server: that of each round",
+    "pauses_ms": "Server: how long LoadGen's host stood still in each round, in pauses of 10 ms or more",
     "idle": "Offline: share of the test in which the worst worker had nothing in its engine; the worst round",
     "tail": "Offline: share of the test from the worst worker's last answer to the end; the worst round",
     "driver_cpu": "cores that the test's process used, which hosts LoadGen, median; null: too short a test",
@@ -193,15 +194,16 @@ def server_row(workers: int, offered_qps: float, seen: Sequence[Record]) -> dict
         "samples_per_s": round(median(done), 3) if done else None,
         "valid": [bool(record.result.valid) for record in seen],
         "p99_ms": median(record.result.percentiles_ms["p99"] for record in seen),
-        "pause_ms": longest_pause(seen),
+        "p99s_ms": [record.result.percentiles_ms["p99"] for record in seen],
+        "pauses_ms": [still_ms(record) for record in seen],
         "driver_cpu": driver_cpu(seen),
     }
 
 
-def longest_pause(records: Sequence[Record]) -> float | None:
-    """Of LoadGen's host in these tests, ms; None if nobody watched."""
-    known = [seen["longest_ms"] for record in records if (seen := record.driver.get("pauses"))]
-    return max(known, default=None)
+def still_ms(record: Record) -> float | None:
+    """How long LoadGen's host stood still in this test; None if nobody watched."""
+    seen = record.driver.get("pauses")
+    return None if seen is None else float(seen["sum_ms"])
 
 
 def driver_cpu(records: Sequence[Record]) -> float | None:
@@ -352,6 +354,8 @@ def _said(row: dict[str, Any], name: str) -> str:
         return "?"
     if name == "valid":
         return " ".join("VALID" if valid else "INVALID" for valid in value)
+    if name in ("p99s_ms", "pauses_ms"):
+        return " ".join("?" if ms is None else f"{ms:.3g}" for ms in value)
     if name == "efficiency":
         return f"{value:.3f} ({row['efficiency_lowest']:.3f} to {row['efficiency_highest']:.3f})"
     return f"{value:.2%}" if name in ("idle", "tail") else f"{value:,}"

@@ -23,6 +23,7 @@ from orchestrator.logs import DetailLog, LogError, read_detail
 from orchestrator.manifest import Manifest
 from orchestrator.order import TestOrder
 from orchestrator.paths import ACCURACY_LOG, ACCURACY_TXT, DETAIL
+from orchestrator.pauses import pauses_between
 from orchestrator.plan import TestSpec, opened_findings
 from orchestrator.power.figures import PowerError, figure_of
 from orchestrator.power.files import POWER, meter_of
@@ -50,7 +51,6 @@ FROM_RESULT = (
     "cpu_share",
     "issue_lateness",
     "issue_rest_us",
-    "pauses",
     "completion",
     "room",
     "max_rss_bytes",
@@ -286,5 +286,8 @@ def _driver(outcome: Outcome) -> dict[str, Any]:
         for name, key in (("first_issue", "first_issue_ns"), ("first_answer", "first_done_ns"))
     }
     first_ns, last_ns = board.total("first_issue_ns"), int(board.counters[:, ANSWERED].max(initial=0))
-    told["answering_s"] = round((last_ns - first_ns) / 1e9, 4) if first_ns and last_ns else None
+    answered = bool(first_ns and last_ns)
+    told["answering_s"] = round((last_ns - first_ns) / 1e9, 4) if answered else None
+    pauses = outcome.result.get("pauses")
+    told["pauses"] = pauses_between(pauses, first_ns, last_ns) if answered and pauses is not None else None
     return told | {name: outcome.board.total(name) for name in ("issued", "completed", "rows_dropped")}

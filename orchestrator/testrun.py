@@ -270,7 +270,7 @@ class TestProcess:
             **self.asker.facts(),
             "issue_lateness": late,
             "issue_rest_us": round(self.exchange.rest_s * 1e6),
-            "pauses": self.pauses.between(self.board.total("first_issue_ns"), time.monotonic_ns()),
+            "pauses": self.pauses.end(),
             "foreign_answers": self.exchange.foreign,
             "response_path": self._response_path(),
             "ports": len(set(self.link.endpoints)) if isinstance(self.link, RouterLink) else 0,

@@ -77,14 +77,12 @@ def test_efficiency_is_the_median_of_rounds_against_what_each_did_alone_in_that_
     assert row["valid"] is None and row["idle"] == 0.1
 
 
-def test_a_servers_row_has_the_longest_that_its_host_stood_still_in_any_round() -> None:
-    seen = [
-        record(100.0, [9.0], [0.0], "Server", pauses={"count": n, "longest_ms": ms, "sum_ms": n * ms})
-        for n, ms in ((0, 0.0), (2, 41.5), (1, 12.0))
-    ]
+def test_a_servers_row_says_of_each_round_its_p99_and_how_long_its_host_stood_still() -> None:
+    still = {"count": 2, "longest_ms": 41.5, "sum_ms": 61.0}
+    seen = [record(100.0, [9.0], [0.0], "Server", pauses=pauses) for pauses in (None, still)]
     row = server_row(1, 100.0, seen)
-    assert set(row) == set(FIELDS) and row["pause_ms"] == 41.5
-    assert server_row(1, 100.0, [record(100.0, [9.0], [0.0], "Server", pauses=None)])["pause_ms"] is None
+    assert set(row) == set(FIELDS) and row["pauses_ms"] == [None, 61.0]
+    assert row["p99s_ms"] == [record.result.percentiles_ms["p99"] for record in seen]
 
 
 def test_a_test_too_short_to_tell_its_cpu_share_spoils_nothing() -> None:

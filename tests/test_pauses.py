@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.evidence import _driver
 from orchestrator.journey import driver_was_the_limit, stood_still
 from orchestrator.pauses import PERIOD_MS, PauseMeter, pauses_between
 from orchestrator.supervise import Hooks
@@ -52,7 +53,7 @@ def test_a_test_tells_that_its_host_stood_still(tmp_path: Path) -> None:
 
     order = order_of(tmp_path, "Server", words={"min_duration": 1000})
     outcome = finished(order, hooks=Hooks(on_tick=tick))
-    seen = outcome.result["pauses"]
+    seen = _driver(outcome)["pauses"]
     assert not any(alive(pid) for pid in stopped)
     assert seen["count"] >= 1
     assert 1e3 * STOPPED_S - 2 * PERIOD_MS <= seen["longest_ms"] <= seen["sum_ms"]
@@ -62,7 +63,7 @@ def test_a_meter_that_is_gone_tells_nothing_and_costs_no_result() -> None:
     meter = PauseMeter()
     (pid,) = meters()
     os.kill(pid, signal.SIGKILL)
-    assert meter.between(0, time.monotonic_ns()) is None
+    assert meter.end() is None
     assert not alive(pid)
 
 
@@ -86,4 +87,16 @@ def test_how_long_the_host_stood_still_is_said_beside_whether_the_driver_was_the
     answer = driver_was_the_limit(made_records.record(driver=made_records.driver(pauses=pauses)))
     assert answer is not None and answer.word == "no"
     assert answer.sentence.endswith(stood_still(pauses))
-    assert "10 ms or more 3 times: 120 ms in all, 61.2 the longest." in stood_still(pauses)
+    assert "10 ms or more at least 3 times: 120 ms in all, 61.2 the longest." in stood_still(pauses)
+
+
+@pytest.mark.parametrize(("still_ms", "word"), [(0.0, "yes"), (299.0, "yes"), (301.0, "perhaps")])
+def test_what_was_issued_late_while_the_host_stood_still_is_not_the_drivers_for_sure(
+    still_ms: float, word: str
+) -> None:
+    pauses = {"count": 1, "longest_ms": still_ms, "sum_ms": still_ms}
+    late = {"queries": 3000, "p50_ms": 0.1, "p99_ms": 30.0, "max_ms": 60.0}
+    made = made_records.record(driver=made_records.driver(pauses=pauses, issue_lateness=late))
+    answer = driver_was_the_limit(made)
+    assert answer is not None and answer.word == word
+    assert answer.sentence.startswith(f"{word.capitalize()}: 1 % of the queries were issued 30.0 ms or more")

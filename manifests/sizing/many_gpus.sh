@@ -298,6 +298,9 @@ def said(value, unit=""):
         return value
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
+def listed(values):
+    return " ".join(map(said, values or []))
+
 def show(names, rows):
     lines = [names, *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(names))]
@@ -325,10 +328,10 @@ def scaled():
                     linear = f"{min(each / bracket, 1):.4g}-{min(each, bracket) / one:.4g}"
             rows.append([file.stem, r["scenario"], said(r["workers"]), said(r["offered_qps"]),
                          said(r["samples_per_s"]), said(linear), spread, said(held), said(r["valid"]),
-                         said(r["p99_ms"]), said(r["pause_ms"]), said(r["idle"], "%"), said(r["tail"], "%"),
+                         said(r["p99_ms"]), listed(r["p99s_ms"]), listed(r["pauses_ms"]), said(r["idle"], "%"), said(r["tail"], "%"),
                          said(r["driver_cpu"])])
     show(["step", "scenario", "workers", "offered/s", "samples/s", "of linear", "rounds", "x one alone, held",
-          "verdict", "p99 ms", "longest pause ms", "idle", "tail", "driver cores"], rows)
+          "verdict", "p99 ms", "each", "host stood still ms", "idle", "tail", "driver cores"], rows)
 
 def rates():
     rows = []
@@ -337,10 +340,10 @@ def rates():
             t = json.loads(line)
             alone = t.get("inprocess") or {}
             rows.append([said(t["workers"]), file.stem.split("-")[3], said(t["offered_qps"]), said(t["valid"]),
-                         said(t["p50_ms"]), said(t["p99_ms"]), said((t["pauses"] or {}).get("longest_ms")),
+                         said(t["p50_ms"]), said(t["p99_ms"]), said((t["pauses"] or {}).get("sum_ms")),
                          said(t["driver_cpu_share"]),
                          said(alone.get("valid")), said(alone.get("p99_ms"))])
-    show(["workers", "cores", "offered/s", "verdict", "p50 ms", "p99 ms", "longest pause ms", "driver cores",
+    show(["workers", "cores", "offered/s", "verdict", "p50 ms", "p99 ms", "host stood still ms", "driver cores",
           "LoadGen alone", "p99 ms alone"], rows)
 
 def rooflines():
