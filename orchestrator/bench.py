@@ -18,7 +18,7 @@ from rich.table import Table
 
 from orchestrator import bench_engine, bench_scale, children
 from orchestrator.campaign import EXIT_FAILED, EXIT_INVALID
-from orchestrator.journey import stood_still
+from orchestrator.journey import pauses_in_words
 from orchestrator.logs import read_detail
 from orchestrator.manifest_fields import MOST_WORKERS
 from orchestrator.manifest_types import MOST_QPS
@@ -303,12 +303,10 @@ def _show(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
     Terminal().print(table)
     for row in rows:
         if not row["valid"]:
-            why = (
-                f"failed: {row['failed']}" if "failed" in row else f"is INVALID: {'; '.join(row['reasons'])}"
-            )
+            why = f"failed: {row['failed']}" if "failed" in row else f"is INVALID: {' '.join(row['reasons'])}"
             Terminal().print(f"{row['offered_qps']:,.0f}/s {why}", style="dim", markup=False)
-        if still := stood_still(row["pauses"]):
-            Terminal().print(f"{row['offered_qps']:,.0f}/s: {still}", style="dim", markup=False)
+        if told := pauses_in_words(row["pauses"]):
+            Terminal().print(f"{row['offered_qps']:,.0f}/s: {told}", style="dim", markup=False)
     Terminal().print(f"workers on {', '.join(rows[0]['nodes'])}", style="dim")
     if any("inprocess" in row for row in rows):
         Terminal().print(

@@ -31,6 +31,7 @@ from orchestrator.manifest_fields import MOST_WORKERS
 from orchestrator.manifest_types import MOST_QPS
 from orchestrator.order import Seat
 from orchestrator.paths import RunPaths
+from orchestrator.pauses import NO_PROCESSOR, STOOD_STILL
 from orchestrator.plan import plan
 from orchestrator.preflight import check_files, check_names
 from orchestrator.quiet import Quiet, bench_folder, noter, told_as_typed
@@ -53,7 +54,8 @@ FIELDS = {
     "valid": "Server: LoadGen's verdicts, one a round",
     "p99_ms": "Server: 99th percentile of LoadGen's latencies, median",
     "p99s_ms": "Server: that of each round",
-    "pauses_ms": "Server: how long LoadGen's host stood still in each round, in pauses of 10 ms or more",
+    "stood_still_ms": "how long LoadGen's host stood still in each round, in pauses of 10 ms or more",
+    "no_processor_ms": "the same for how long it had no processor free",
     "idle": "Offline: share of the test in which the worst worker had nothing in its engine; the worst round",
     "tail": "Offline: share of the test from the worst worker's last answer to the end; the worst round",
     "driver_cpu": "cores that the test's process used, which hosts LoadGen, median; null: too short a test",
@@ -180,6 +182,7 @@ def offline_row(workers: int, seen: Sequence[tuple[Record, float]]) -> dict[str,
         "efficiency_highest": round(highest, 4),
         "idle": round(max(idle for idle, _ in known), 5) if known else None,
         "tail": round(max(tail for _, tail in known), 5) if known else None,
+        **paused([record for record, _ in seen]),
         "driver_cpu": driver_cpu([record for record, _ in seen]),
     }
 
@@ -195,15 +198,16 @@ def server_row(workers: int, offered_qps: float, seen: Sequence[Record]) -> dict
         "valid": [bool(record.result.valid) for record in seen],
         "p99_ms": median(record.result.percentiles_ms["p99"] for record in seen),
         "p99s_ms": [record.result.percentiles_ms["p99"] for record in seen],
-        "pauses_ms": [still_ms(record) for record in seen],
+        **paused(seen),
         "driver_cpu": driver_cpu(seen),
     }
 
 
-def still_ms(record: Record) -> float | None:
-    """How long LoadGen's host stood still in this test; None if nobody watched."""
-    seen = record.driver.get("pauses")
-    return None if seen is None else float(seen["sum_ms"])
+def paused(records: Sequence[Record]) -> dict[str, list[float | None]]:
+    """The pauses of LoadGen's host in each test, by field; None where nobody watched."""
+    seen = [record.driver.get("pauses") for record in records]
+    kinds = (("stood_still_ms", STOOD_STILL), ("no_processor_ms", NO_PROCESSOR))
+    return {field: [one and float(one[kind]["sum_ms"]) for one in seen] for field, kind in kinds}
 
 
 def driver_cpu(records: Sequence[Record]) -> float | None:
@@ -354,7 +358,7 @@ def _said(row: dict[str, Any], name: str) -> str:
         return "?"
     if name == "valid":
         return " ".join("VALID" if valid else "INVALID" for valid in value)
-    if name in ("p99s_ms", "pauses_ms"):
+    if name in ("p99s_ms", "stood_still_ms", "no_processor_ms"):
         return " ".join("?" if ms is None else f"{ms:.3g}" for ms in value)
     if name == "efficiency":
         return f"{value:.3f} ({row['efficiency_lowest']:.3f} to {row['efficiency_highest']:.3f})"

@@ -288,6 +288,5 @@ def _driver(outcome: Outcome) -> dict[str, Any]:
     first_ns, last_ns = board.total("first_issue_ns"), int(board.counters[:, ANSWERED].max(initial=0))
     answered = bool(first_ns and last_ns)
     told["answering_s"] = round((last_ns - first_ns) / 1e9, 4) if answered else None
-    pauses = outcome.result.get("pauses")
-    told["pauses"] = pauses_between(pauses, first_ns, last_ns) if answered and pauses is not None else None
+    told["pauses"] = pauses_between(outcome.result.get("pauses"), first_ns, last_ns) if answered else None
     return told | {name: outcome.board.total(name) for name in ("issued", "completed", "rows_dropped")}

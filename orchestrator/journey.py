@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.pauses import PAUSE_MS
+from orchestrator.pauses import NO_PROCESSOR, PAUSE_MS, STOOD_STILL
 from orchestrator.phrases import ms, percent, plural
 from orchestrator.record import Record, WorkerRecord
 from orchestrator.timings import BUCKETS, mean_ns, percentile_ns
@@ -134,23 +134,27 @@ def driver_was_the_limit(record: Record) -> Answer | None:
     decide = {"Server": _server, "Offline": _offline}.get(record.scenario, _stream)
     answer = decide(record, merged[-1])
     # Records from before 23 November 2026 do not know.
-    still = stood_still(record.driver.get("pauses"))
-    return replace(answer, sentence=f"{answer.sentence} {still}") if still else answer
+    told = pauses_in_words(record.driver.get("pauses"))
+    return replace(answer, sentence=f"{answer.sentence} {told}") if told else answer
 
 
-def stood_still(seen: dict[str, Any] | None) -> str:
-    """A sentence about the pauses of LoadGen's host, as pauses_between tells them; "" if there were none."""
-    if not seen or not seen["count"]:
-        return ""
-    times, whole, longest = plural(seen["count"], "time"), ms(seen["sum_ms"]), ms(seen["longest_ms"])
-    still = f"LoadGen's host stood still, or had no processor free, for {PAUSE_MS:g} ms or more"
-    return f"{still} at least {times}: {whole} ms in all, {longest} the longest."
+def pauses_in_words(seen: dict[str, Any] | None) -> str:
+    """Sentences about the pauses of LoadGen's host, as pauses_between tells them; "" if there were none."""
+    told = []
+    for kind, what in ((STOOD_STILL, "stood still"), (NO_PROCESSOR, "had no processor free")):
+        if seen and (of_kind := seen[kind])["count"]:
+            times, longest = plural(of_kind["count"], "time"), ms(of_kind["longest_ms"])
+            told.append(
+                f"LoadGen's host {what} for {PAUSE_MS:g} ms or more at least {times}: "
+                f"{ms(of_kind['sum_ms'])} ms in all, {longest} the longest."
+            )
+    return " ".join(told)
 
 
 def _still_share(record: Record) -> float:
     """For what share of the test LoadGen's host stood still."""
     seen, span_s = record.driver.get("pauses"), record.driver.get("answering_s")
-    return seen["sum_ms"] / (1e3 * span_s) if seen and span_s else 0.0
+    return float(seen[STOOD_STILL]["sum_ms"]) / (1e3 * span_s) if seen and span_s else 0.0
 
 
 def _cpu(record: Record) -> float | None:

@@ -249,6 +249,7 @@ class TestProcess:
         self.channel.send(event="replay", **found)
 
     def _leave(self, code: int) -> None:
+        self.pauses.kill()  # reaped here: where the driver is a container's first process nobody else would
         # LoadGen cannot be stopped inside a test; its logs stay as they are, and the record says why.
         os._exit(code)
 

@@ -86,6 +86,12 @@ def driver(**changed: Any) -> dict[str, Any]:
     return known | {"foreign_answers": 0, "issued": 3000, "completed": 3000} | changed
 
 
+def pauses(still: float = 0.0, crowded: float = 0.0) -> dict[str, dict[str, Any]]:
+    """What a record says of its host's pauses: one of so many ms of each kind, or none."""
+    kinds = {"stood_still": still, "no_processor_free": crowded}
+    return {kind: {"count": int(ms > 0), "longest_ms": ms, "sum_ms": ms} for kind, ms in kinds.items()}
+
+
 def record(scenario: str = "Server", kind: str = "performance", **changed: Any) -> Record:
     """A finished, VALID or accurate test of two workers, with fields changed."""
     made, samples = spec(scenario, kind), changed.pop("samples", [2000, 1000])

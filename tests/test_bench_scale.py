@@ -78,10 +78,12 @@ def test_efficiency_is_the_median_of_rounds_against_what_each_did_alone_in_that_
 
 
 def test_a_servers_row_says_of_each_round_its_p99_and_how_long_its_host_stood_still() -> None:
-    still = {"count": 2, "longest_ms": 41.5, "sum_ms": 61.0}
-    seen = [record(100.0, [9.0], [0.0], "Server", pauses=pauses) for pauses in (None, still)]
+    pauses = made_records.pauses(still=61.0, crowded=12.0)
+    seen = [record(100.0, [9.0], [0.0], "Server", pauses=known) for known in (None, pauses)]
     row = server_row(1, 100.0, seen)
-    assert set(row) == set(FIELDS) and row["pauses_ms"] == [None, 61.0]
+    assert set(row) == set(FIELDS)
+    assert (row["stood_still_ms"], row["no_processor_ms"]) == ([None, 61.0], [None, 12.0])
+    assert offline_row(1, [(one, 100.0) for one in seen])["stood_still_ms"] == [None, 61.0]
     assert row["p99s_ms"] == [record.result.percentiles_ms["p99"] for record in seen]
 
 

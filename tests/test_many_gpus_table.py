@@ -18,7 +18,9 @@ SCRIPT = Path(__file__).parents[1] / "manifests" / "sizing" / "many_gpus.sh"
 
 def row(workers: int, qps: float, *valid: bool) -> dict[str, Any]:
     """A Server line of `loadgrid bench scale --json`."""
-    nothing = dict.fromkeys(("efficiency", "idle", "tail", "driver_cpu", "p99_ms", "p99s_ms", "pauses_ms"))
+    nothing = dict.fromkeys(
+        ("efficiency", "idle", "tail", "driver_cpu", "p99_ms", "p99s_ms", "stood_still_ms")
+    )
     own = {"scenario": "Server", "workers": workers, "offered_qps": qps, "samples_per_s": qps}
     return {**nothing, **own, "valid": list(valid)}
 
