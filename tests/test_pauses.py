@@ -30,13 +30,12 @@ from orchestrator.pauses import (
 from orchestrator.supervise import Hooks
 from orchestrator.timings import Board
 from tests import made_records
-from tests.processes import command_line, descendants, end_processes, eventually
+from tests.processes import command_line, descendants, eventually
 from tests.real_loadgen import finished, order_of
 
 TIME_BUDGET_S = 20
 STOPPED_S = 0.1
 MS = 1_000_000
-BUSY = "while True: pass"
 
 
 # What a meter notes
@@ -168,31 +167,6 @@ def test_pauses_before_the_first_issue_are_none_of_the_tests(tmp_path: Path) -> 
     first_ns = outcome.board.total("first_issue_ns")
     outcome.result["pauses"]["pauses"] = [(first_ns - 900 * MS, 800 * MS, 0)]
     assert _driver(outcome)["pauses"] == made_records.pauses()
-
-
-def watches(pid: int) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        return any(os.readlink(fd).endswith("/schedstat") for fd in Path(f"/proc/{pid}/fd").iterdir())
-    return False
-
-
-def test_processors_that_are_busy_are_not_taken_for_a_host_that_stood_still() -> None:
-    meter, one = PauseMeter(), {min(os.sched_getaffinity(0))}
-    pid = process_of(meter).pid
-    assert eventually(lambda: watches(pid), 10.0)
-    busy = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(2)]
-    for each in (pid, *(process.pid for process in busy)):
-        os.sched_setaffinity(each, one)
-    os.setpriority(os.PRIO_PROCESS, pid, 19)
-    time.sleep(2.0)
-    end_processes(process.pid for process in busy)
-    for process in busy:
-        process.wait()
-    seen = meter.end()
-    assert seen is not None
-    found = pauses_between(seen, seen["since"], time.monotonic_ns())
-    assert found is not None
-    assert found[NO_PROCESSOR]["sum_ms"] > 3 * found[STOOD_STILL]["sum_ms"]
 
 
 def test_a_meter_that_is_gone_or_hangs_tells_nothing_and_is_reaped(monkeypatch: pytest.MonkeyPatch) -> None:

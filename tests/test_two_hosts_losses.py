@@ -209,7 +209,7 @@ def test_a_driver_that_is_killed_leaves_nothing_running_on_either_host(
     run = WatchedRun(two_hosts, tmp_path, manifest("gone", workers=2, duration_ms=30000))
     run.wait_running("Server-performance")
     assert len(run.test_processes) == 1
-    assert [len(run.workers_on(host)) for host in two_hosts.hosts] == [2, 2] and len(run.processes()) == 6
+    assert [len(run.workers_on(host)) for host in two_hosts.hosts] == [2, 2] and len(run.processes()) == 7
     run.process.kill()
     begun = time.monotonic()
     assert eventually(lambda: not run.test_processes, 3.0)
