@@ -358,7 +358,7 @@ def _said(row: dict[str, Any], name: str) -> str:
         return "?"
     if name == "valid":
         return " ".join("VALID" if valid else "INVALID" for valid in value)
-    if name in ("p99s_ms", "stood_still_ms", "no_processor_ms"):
+    if isinstance(value, list):
         return " ".join("?" if ms is None else f"{ms:.3g}" for ms in value)
     if name == "efficiency":
         return f"{value:.3f} ({row['efficiency_lowest']:.3f} to {row['efficiency_highest']:.3f})"

@@ -33,7 +33,7 @@ LATE_SHARE = 0.1
 # Workers that compute less than this share of an Offline test were not fed.
 FED = 0.8
 ON_THE_WAY_SHARE = 0.5
-# So long a pause makes as many queries late as LATE_SHARE is about, whatever the driver does.
+# So long a standstill makes 1 % of the queries late by itself, and of those the p99 of the lateness tells.
 STILL_SHARE = 0.01
 RULES = {
     "Server": "yes when 1 % of the queries or more are issued late by a tenth of the limit (perhaps, if "

@@ -5,7 +5,8 @@ that from slow code; nor could a thread, which waits for the interpreter's lock.
 says how long it could have run and no processor was free (/proc/self/schedstat): in the rest nothing was run
 that should have been.
 
-Started as `python -m orchestrator.pauses`; at a line or the end of its input it prints what it saw.
+Started as `python -m orchestrator.pauses`; it prints an empty line when it begins, and at a line or the end
+of its input what it saw.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ import sys
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from orchestrator import children
 
 # By so much a pause may look shorter than it was, and one of little more than PAUSE_MS be missed.
 PERIOD_MS = 4
 PAUSE_MS = 10.0
-MOST = 10_000  # the last
+MOST = 10_000  # of more, the last
 END_S = 5.0
 STOOD_STILL, NO_PROCESSOR = "stood_still", "no_processor_free"
 SCHEDSTAT = Path("/proc/self/schedstat")
@@ -49,6 +50,13 @@ class PauseMeter:
                 text=True,
                 env=children.environment(),
             )
+
+    def wait(self) -> None:
+        """Until it watches; no test waits longer than END_S for that."""
+        if self._process is not None:
+            begun = select.poll()
+            begun.register(cast(IO[str], self._process.stdout), select.POLLIN)
+            begun.poll(END_S * 1000)
 
     def end(self) -> dict[str, Any] | None:
         """End the watch: `since` when (ns, monotonic) it lasted and all `pauses`; None if nobody watched."""
@@ -94,7 +102,7 @@ def pauses_between(seen: dict[str, Any] | None, begin_ns: int, end_ns: int) -> d
     }
 
 
-def watch(until: int) -> dict[str, Any]:
+def watch(until: int, since_ns: int) -> dict[str, Any]:
     """What PauseMeter.end tells, when the descriptor `until` has something to read or is at its end.
 
     OSError where the kernel does not tell how long a process waited for a processor.
@@ -104,7 +112,7 @@ def watch(until: int) -> dict[str, Any]:
     stat = os.open(SCHEDSTAT, os.O_RDONLY)
     period_ns, pause_ns = PERIOD_MS * 1_000_000, int(PAUSE_MS * 1_000_000)
     pauses: deque[Pause] = deque(maxlen=MOST)
-    since_ns = last_ns = time.monotonic_ns()
+    last_ns = since_ns
     last_waited_ns, over = _waited_ns(stat), False
     while not over:
         over = bool(poller.poll(PERIOD_MS))
@@ -122,4 +130,6 @@ def _waited_ns(stat: int) -> int:
 
 
 if __name__ == "__main__":
-    print(json.dumps(watch(sys.stdin.fileno())))
+    began_ns = time.monotonic_ns()
+    print(flush=True)
+    print(json.dumps(watch(sys.stdin.fileno(), began_ns)))

@@ -170,6 +170,7 @@ class TestProcess:
         # An old LoadGen obeys an audit.config in the working directory.
         os.chdir(o.out_dir)
         self._phase("loading")
+        self.pauses.wait()
         self.channel.send(event="attached")
         self.asker.run(callbacks, Path.cwd())
 

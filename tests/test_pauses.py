@@ -68,7 +68,7 @@ def test_what_is_woken_late_is_noted_from_when_for_how_long_and_what_it_waited(
 ) -> None:
     on_time, late = PERIOD_MS + PAUSE_MS - 0.001, PERIOD_MS + PAUSE_MS
     host = Host(monkeypatch, [(PERIOD_MS, 0), (late, 3), (on_time, 9), (100 + PERIOD_MS, 100), (1, 0)])
-    seen = watch(0)
+    seen = watch(0, host.now_ns)
     begin = 1000 + 2 * PERIOD_MS
     last = begin + PAUSE_MS + on_time + PERIOD_MS
     assert seen["since"] == 1000 * MS
@@ -80,13 +80,13 @@ def test_what_is_woken_late_is_noted_from_when_for_how_long_and_what_it_waited(
 
 
 def test_a_pause_that_the_end_cuts_off_is_noted_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    Host(monkeypatch, [(PERIOD_MS, 0), (50 + PERIOD_MS, 0)])
-    assert [long for _, long, _ in watch(0)["pauses"]] == [50 * MS]
+    host = Host(monkeypatch, [(PERIOD_MS, 0), (50 + PERIOD_MS, 0)])
+    assert [long for _, long, _ in watch(0, host.now_ns)["pauses"]] == [50 * MS]
 
 
 def test_of_too_many_pauses_the_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    Host(monkeypatch, [(PERIOD_MS + 20 + i, 0) for i in range(MOST + 5)])
-    kept = watch(0)["pauses"]
+    host = Host(monkeypatch, [(PERIOD_MS + 20 + i, 0) for i in range(MOST + 5)])
+    kept = watch(0, host.now_ns)["pauses"]
     assert len(kept) == MOST and kept[-1][1] == (20 + MOST + 4) * MS
 
 
@@ -165,7 +165,10 @@ def test_a_test_tells_that_its_host_stood_still(tmp_path: Path) -> None:
 def test_pauses_before_the_first_issue_are_none_of_the_tests(tmp_path: Path) -> None:
     outcome = finished(order_of(tmp_path, "Server"))
     first_ns = outcome.board.total("first_issue_ns")
-    outcome.result["pauses"]["pauses"] = [(first_ns - 900 * MS, 800 * MS, 0)]
+    outcome.result["pauses"] = {
+        "since": first_ns - 1000 * MS,
+        "pauses": [(first_ns - 900 * MS, 800 * MS, 0)],
+    }
     assert _driver(outcome)["pauses"] == made_records.pauses()
 
 
@@ -192,6 +195,24 @@ def test_where_no_process_can_be_started_nobody_watches(monkeypatch: pytest.Monk
     monkeypatch.setattr(pauses.subprocess, "Popen", refuse)
     meter = PauseMeter()
     meter.kill()
+    assert meter.end() is None
+
+
+def test_who_waits_for_a_meter_is_watched_from_then_on() -> None:
+    meter = PauseMeter()
+    meter.wait()
+    now_ns = time.monotonic_ns()
+    seen = meter.end()
+    assert seen is not None and seen["since"] < now_ns
+
+
+def test_a_meter_that_does_not_begin_is_waited_for_no_longer_than_its_end_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pauses, "END_S", 0.05)
+    monkeypatch.setattr(pauses.children, "command", lambda *_: ["sleep", "60"])
+    meter = PauseMeter()
+    meter.wait()
     assert meter.end() is None
 
 

@@ -328,8 +328,8 @@ def scaled():
                     linear = f"{min(each / bracket, 1):.4g}-{min(each, bracket) / one:.4g}"
             rows.append([file.stem, r["scenario"], said(r["workers"]), said(r["offered_qps"]),
                          said(r["samples_per_s"]), said(linear), spread, said(held), said(r["valid"]),
-                         said(r["p99_ms"]), listed(r["p99s_ms"]), listed(r["stood_still_ms"]), said(r["idle"], "%"), said(r["tail"], "%"),
-                         said(r["driver_cpu"])])
+                         said(r["p99_ms"]), listed(r["p99s_ms"]), listed(r["stood_still_ms"]),
+                         said(r["idle"], "%"), said(r["tail"], "%"), said(r["driver_cpu"])])
     show(["step", "scenario", "workers", "offered/s", "samples/s", "of linear", "rounds", "x one alone, held",
           "verdict", "p99 ms", "each", "host stood still ms", "idle", "tail", "driver cores"], rows)
 
@@ -338,10 +338,9 @@ def rates():
     for file in sorted(out.glob("rates-*.json")):
         for line in file.read_text().splitlines():
             t = json.loads(line)
-            alone = t.get("inprocess") or {}
+            alone, still = t.get("inprocess") or {}, t["pauses"] and t["pauses"]["stood_still"]["sum_ms"]
             rows.append([said(t["workers"]), file.stem.split("-")[3], said(t["offered_qps"]), said(t["valid"]),
-                         said(t["p50_ms"]), said(t["p99_ms"]), said(t["pauses"] and t["pauses"]["stood_still"]["sum_ms"]),
-                         said(t["driver_cpu_share"]),
+                         said(t["p50_ms"]), said(t["p99_ms"]), said(still), said(t["driver_cpu_share"]),
                          said(alone.get("valid")), said(alone.get("p99_ms"))])
     show(["workers", "cores", "offered/s", "verdict", "p50 ms", "p99 ms", "host stood still ms", "driver cores",
           "LoadGen alone", "p99 ms alone"], rows)
