@@ -10,15 +10,11 @@ from typing import Any, Protocol
 
 from orchestrator.dispatch import Completion
 from orchestrator.fixed_interval import OWN_FILE, Settings
-from orchestrator.loadgen import Callbacks, LoadGen, ResponsePool, file_sha256
+from orchestrator.loadgen import Callbacks, LoadGen, file_sha256
 from orchestrator.metronome import Metronome
 from orchestrator.old_logs import generator_sha256
 from orchestrator.order import TestOrder
-from orchestrator.room import Room, room_for_query
-from orchestrator.settings import offline_samples_per_query
-
-# What says how many samples an Offline query has (settings.offline_samples_per_query).
-OFFLINE_SIZE = ("performance_issue_unique", "min_duration_ms", "offline_expected_qps", "min_query_count")
+from orchestrator.response_pool import ResponsePool
 
 
 class Asker(Protocol):
@@ -37,11 +33,6 @@ class Asker(Protocol):
         """What the record says of who asked."""
 
 
-def has_one_query(order: TestOrder) -> bool:
-    """Whether all samples come at once."""
-    return order.scenario == "Offline" and order.test == "performance"
-
-
 class OfficialAsker:
     """LoadGen, which decides when."""
 
@@ -50,7 +41,6 @@ class OfficialAsker:
         self._loadgen = LoadGen(Path(order.loadgen_path) if order.loadgen_path else None)
         self._pool = ResponsePool(self._loadgen.module)
         self._settings: Any = None
-        self._room: Room | None = None
         self.complete = self._pool.complete  # not a method of ours: it is called for every frame
 
     def settle(self) -> None:
@@ -63,21 +53,16 @@ class OfficialAsker:
     def run(self, callbacks: Callbacks, out_dir: Path) -> None:
         """LoadGen's StartTest."""
         o = self._order
-        if has_one_query(o):
-            asked = {name: getattr(self._settings, name) for name in OFFLINE_SIZE}
-            samples = offline_samples_per_query(asked, o.performance_count)
-            # Workers in this process have large pieces of their own, which malloc() should give back.
-            self._room = room_for_query(samples, copies=o.local is None)
         self._loadgen.run(self._settings, callbacks, o.sample_count, o.performance_count, out_dir)
 
     def facts(self) -> dict[str, Any]:
         """Which module it was."""
-        module, room = self._loadgen.module, self._room
+        module = self._loadgen.module
         return {
             "loadgen_sha256": file_sha256(module),
             "loadgen_file": Path(str(module.__file__)).name,
             "completion": "scatter" if self._pool.scattered else "attributes",
-            "room": None if room is None else {"samples": room.samples, "copies": room.copies},
+            "issue": self._loadgen.issue,
         }
 
 

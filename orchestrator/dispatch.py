@@ -10,22 +10,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 
 from orchestrator.credit import UNBOUNDED, Credit, Flight, Seat
 from orchestrator.pace import Pace
-from workers.protocol import Answer, Segment
+from orchestrator.query_samples import SAMPLE_BYTES, columns, packed
+from workers.protocol import Answer, Buffer, Segment
 
-# A lump this large is sliced many times: of an array that makes views, of a list copies.
-ARRAY_FROM = 256
-# Offline's one query has all samples of the test. To make arrays of its lists takes 75 ns a sample, which
-# came before the first frame: 3.6 % of a test with 480,000 samples/s, whatever its length. So of a lump of
-# more than LONG a piece is made at a time, as frames need it; 16,384 at a time kept a fast engine waiting for
-# 1.2 ms. As lists samples take eight times the memory, so shorter lumps do not wait like that.
-LONG = 16384
-PIECE = 1024
 HANG_FLOOR_S = 5.0
 HANG_BATCHES = 20
 # In value mode a worker holds no more than this, whatever its pace: two batches of volumes are gigabytes.
@@ -35,7 +27,6 @@ BYTES_PER_FRAME = 16_000_000
 # The slowest link that is still considered honest.
 SLOWEST_WIRE_BYTES_S = 50e6
 
-Ids = list[int] | np.ndarray
 NO_IDS = np.empty(0, np.uint64)
 
 
@@ -49,28 +40,15 @@ class NoWorkers(Exception):
 
 @dataclass(slots=True)
 class Lump:
-    """Samples of one issue callback, in order; `ids` are LoadGen's and stay in this process."""
+    """QuerySamples of one issue callback, in order; their ids are LoadGen's and stay in this process."""
 
-    ids: Ids
-    indices: Ids
+    samples: Buffer
     issued_ns: int
 
-
-@dataclass(slots=True)
-class Backlog:
-    """A lump of long lists, which become arrays piece by piece; `dealt` samples have."""
-
-    ids: list[int]
-    indices: list[int]
-    issued_ns: int
-    dealt: int = 0
-
-    def piece(self) -> Lump:
-        """The oldest samples that were not dealt."""
-        piece = slice(self.dealt, self.dealt + PIECE)
-        self.dealt += PIECE
-        ids, indices = np.array(self.ids[piece], np.uint64), np.array(self.indices[piece], np.uint32)
-        return Lump(ids, indices, self.issued_ns)
+    @property
+    def count(self) -> int:
+        """How many samples."""
+        return len(self.samples) // SAMPLE_BYTES
 
 
 @dataclass(slots=True)
@@ -123,10 +101,7 @@ class Dispatcher:
         self.issued = 0
         self.completed = 0
         self.late = 0
-        self._queue: deque[Lump | Backlog] = deque()
-        # The first and in Offline only query's millions of integers would all be freed at once, while the
-        # last samples wait to be dealt.
-        self._kept: Backlog | None = None
+        self._queue: deque[Lump] = deque()
         self._flights: dict[int, Flight] = {}
         self._next_frame = 1
         self._live = len(self.seats)
@@ -149,15 +124,8 @@ class Dispatcher:
 
     def issue(self, lump: Lump) -> None:
         """Take a lump of samples from LoadGen."""
-        n, ids, indices = len(lump.ids), lump.ids, lump.indices
-        if n > LONG and isinstance(ids, list) and isinstance(indices, list):
-            backlog = Backlog(ids, indices, lump.issued_ns)
-            self._kept = None if self.issued else backlog
-            self._queue.append(backlog)
-        elif n > ARRAY_FROM and not isinstance(ids, np.ndarray):
-            self._queue.append(Lump(np.array(ids, np.uint64), np.array(indices, np.uint32), lump.issued_ns))
-        else:
-            self._queue.append(lump)
+        self._queue.append(lump)
+        n = lump.count
         self.waiting += n
         self.issued += n
 
@@ -216,7 +184,7 @@ class Dispatcher:
             ids, indices = flight.ids, flight.indices
             if flight.open is not None:
                 ids, indices = ids[flight.open], indices[flight.open]
-            self._queue.appendleft(Lump(ids, indices, flight.issued_ns))
+            self._queue.appendleft(Lump(packed(ids, indices), flight.issued_ns))
             moved += len(ids)
         seat.flights.clear()
         seat.outstanding = 0
@@ -276,30 +244,23 @@ class Dispatcher:
 
     def _take(self, n: int) -> tuple[np.ndarray, np.ndarray, int]:
         """The oldest `n` samples: ids uint64 (n,), indices uint32 (n,), mean time of issue in ns."""
-        queue, base_ns, issued, count = self._queue, self._queue[0].issued_ns, 0, n
+        queue, base_ns, issued, left = self._queue, self._queue[0].issued_ns, 0, n
         self.waiting -= n
-        ids: list[Ids] = []
-        indices: list[Ids] = []
-        while n:
+        pieces: list[Buffer] = []
+        while left:
             lump = queue[0]
-            if isinstance(lump, Backlog):
-                if lump.dealt + PIECE >= len(lump.ids):
-                    queue.popleft()
-                queue.appendleft(lump.piece())
-                continue
-            size = len(lump.ids)
-            if size <= n:
+            size = lump.count
+            if size <= left:
                 queue.popleft()
-                ids.append(lump.ids)
-                indices.append(lump.indices)
+                pieces.append(lump.samples)
             else:
-                queue[0] = Lump(lump.ids[n:], lump.indices[n:], lump.issued_ns)
-                ids.append(lump.ids[:n])
-                indices.append(lump.indices[:n])
-                size = n
+                samples, size = memoryview(lump.samples), left
+                pieces.append(samples[: size * SAMPLE_BYTES])
+                lump.samples = samples[size * SAMPLE_BYTES :]
             issued += (lump.issued_ns - base_ns) * size
-            n -= size
-        return _joined(ids, np.uint64), _joined(indices, np.uint32), base_ns + issued // count
+            left -= size
+        ids, indices = columns(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        return ids, indices, base_ns + issued // n
 
     def _book(self, worker: int, segment: Segment) -> tuple[np.ndarray, np.ndarray | bool]:
         """Ids that this segment completes, and which of its samples: True all, False none, else a mask."""
@@ -360,15 +321,6 @@ class Dispatcher:
         if not flight.left:
             del self._flights[frame]
             del seat.flights[frame]
-
-
-def _joined(pieces: list[Ids], dtype: type) -> np.ndarray:
-    """One array of all pieces; one conversion for many short lists is several times cheaper than one each."""
-    if len(pieces) == 1:
-        return np.asarray(pieces[0], dtype)
-    if np.ndarray in map(type, pieces):
-        return np.concatenate([np.asarray(p, dtype) for p in pieces])
-    return np.array(list(chain.from_iterable(pieces)), dtype)
 
 
 def _completion(ids: np.ndarray, answer: Answer, keep: list[np.ndarray | bool] | None) -> Completion:

@@ -52,7 +52,7 @@ FROM_RESULT = (
     "issue_lateness",
     "issue_rest_us",
     "completion",
-    "room",
+    "issue",
     "max_rss_bytes",
     "rss_growth_bytes",
     "foreign_answers",

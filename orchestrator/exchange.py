@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from orchestrator.dispatch import Completion, Dispatcher, Ids, Loss, Lump, NoWorkers, PeerFault
+from orchestrator.dispatch import Completion, Dispatcher, Loss, Lump, NoWorkers, PeerFault
 from orchestrator.lateness import IssueLog
 from orchestrator.link import Link, LinkDown
 from orchestrator.shared_answers import SharedAnswers
@@ -105,9 +105,9 @@ class Exchange:
 
     # -- called from LoadGen's threads -----------------------------------------------------------------------
 
-    def issue(self, ids: Ids, indices: Ids) -> None:
-        """LoadGen's issue callback: note the samples and return."""
-        self._pending.append(Lump(ids, indices, time.monotonic_ns()))
+    def issue(self, samples: Buffer) -> None:
+        """LoadGen's issue callback: note the QuerySamples and return."""
+        self._pending.append(Lump(samples, time.monotonic_ns()))
         if self._asleep:
             self._asleep = False
             self._link.wake()
@@ -207,7 +207,7 @@ class Exchange:
         pending, busy = self._pending, bool(self._pending)
         while pending:
             lump = pending.popleft()
-            self._issue_log.add(lump.issued_ns, len(lump.ids))
+            self._issue_log.add(lump.issued_ns, lump.count)
             if not self._dispatcher.issued:
                 self._timings.board.set_total("first_issue_ns", lump.issued_ns)
             self._dispatcher.issue(lump)

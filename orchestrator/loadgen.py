@@ -20,7 +20,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import importlib
 import importlib.machinery
@@ -35,21 +34,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
+from orchestrator.issue_in_place import issue_table
+from orchestrator.query_samples import packed
+from workers.protocol import Buffer
 
-from orchestrator.dispatch import Completion, Ids
-
-# CPython's object header; pybind11 keeps the pointer to a simple instance's C++ value right behind it.
-INSTANCE_POINTER_AT = 16
-# A batch is reported in one call; larger lumps (a test process that was stalled) in several.
-POOL_SIZE = 8192
-# Answers up to this size are copied (12 ns) rather than pointed to (two scatters more).
-STEADY_BYTES = 64
-# No user address is above, on any 64-bit machine: x86 has 47 or 56 bits of them, aarch64 48 or 52.
-USER_SPACE = 2**56
 # Old reads it from a conf file and has no attribute that shows it: its detail log does (audit.validate).
 OLD_HIDES = {"accuracy_log_sampling_target"}
-FIELD_WORDS = {"id": 0, "data": 1, "size": 2}
 
 
 class LoadGenError(Exception):
@@ -98,154 +88,17 @@ def _give_up(error: BaseException) -> None:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What LoadGen calls: the issue of ids and indices, load and unload of indices, and the node names.
+    """What LoadGen calls: the issue of QuerySamples, load and unload of indices, and the node names.
 
     `on_error` hears of an exception in one of them and has to end the test from outside: LoadGen's thread
     stands still from then on, because it must not go on with samples that are not there.
     """
 
-    issue: Callable[[Ids, Ids], None]
+    issue: Callable[[Buffer], None]
     load: Callable[[Sequence[int]], None]
     unload: Callable[[Sequence[int]], None]
     name: Callable[[], str] | None = None  # given: a Network SUT
     on_error: Callable[[BaseException], None] = _give_up
-
-
-class ResponsePool:
-    """QuerySampleResponse objects made once and reused: setting `.id` costs a third of building one.
-
-    Where the objects' memory is laid out as expected (checked at start by writing through memory and reading
-    back through the objects), ids, addresses and sizes of a whole lump are written by one NumPy scatter each:
-    97 to 155 ns a sample instead of 560. Otherwise the attributes are set one by one.
-    """
-
-    def __init__(self, module: ModuleType, size: int = POOL_SIZE) -> None:
-        self._module = module
-        self._pool: list[Any] = [module.QuerySampleResponse(0, 0, 0) for _ in range(size)]
-        self._memory: np.ndarray | None = None
-        self._at = np.empty(0, np.int64)
-        self.scattered = True
-        self._steady = np.empty(0, np.uint8)
-        self._steady_size = 0  # of the answers that the objects point to; 0: they point elsewhere
-        self._find_memory()
-
-    def complete(self, completion: Completion) -> None:
-        """Report a lump to LoadGen, which stamps its time on entry and copies what it wants to log."""
-        n, most = len(completion.ids), len(self._pool)
-        if n <= most:
-            self._report(completion)
-            return
-        # Making more objects here would stall the loop for longer than the backlog that asked for them.
-        for first in range(0, n, most):
-            self._report(_part(completion, first, first + most))
-
-    def _report(self, completion: Completion) -> None:
-        n, size = len(completion.ids), completion.sizes
-        if completion.offsets is None and size.__class__ is int and 0 < size <= STEADY_BYTES:
-            self._set_steady(completion.ids, completion.blob, size)
-        else:
-            self._set_any(completion)
-        self._module.QuerySamplesComplete(self._pool[:n])
-
-    def _set_steady(self, ids: np.ndarray, blob: np.ndarray, size: int) -> None:
-        """Small answers of one size are copied to where the objects point already: only the ids change."""
-        if size != self._steady_size:
-            total = len(self._pool)
-            self._steady = np.zeros(total * size, np.uint8)
-            self._steady_size = size
-            everywhere = np.zeros(total, np.uint64)
-            self._set_any(Completion(everywhere, self._steady, None, size), keep_steady=True)
-        self._steady[: blob.size] = blob
-        if self._memory is not None:
-            self._memory[self._at[: len(ids)]] = ids
-            return
-        for response, one_id in zip(self._pool, ids.tolist(), strict=False):
-            response.id = one_id
-
-    def _set_any(self, completion: Completion, keep_steady: bool = False) -> None:
-        """Write ids, addresses and sizes of a lump into the first objects of the pool."""
-        n = len(completion.ids)
-        if not keep_steady:
-            self._steady_size = 0
-        base = int(completion.blob.ctypes.data) if completion.blob.size else 0
-        offsets, sizes = completion.offsets, completion.sizes
-        if offsets is None:
-            assert isinstance(sizes, int)
-            addresses: Any = np.arange(base, base + n * sizes, sizes, dtype=np.uint64) if sizes else 0
-        else:
-            addresses = (offsets + base).astype(np.uint64)
-        if self._memory is not None:
-            at = self._at[:n]
-            self._memory[at] = completion.ids
-            self._memory[at + 1] = addresses
-            self._memory[at + 2] = sizes
-        else:
-            self._set_attributes(completion.ids, addresses, sizes)
-
-    def _set_attributes(self, ids: np.ndarray, addresses: Any, sizes: Any) -> None:
-        n = len(ids)
-        places = np.broadcast_to(addresses, n).tolist()
-        lengths = np.broadcast_to(sizes, n).tolist()
-        for response, one_id, place, length in zip(self._pool, ids.tolist(), places, lengths, strict=False):
-            response.id, response.data, response.size = one_id, place, length
-
-    def _find_memory(self) -> None:
-        """Where the objects' values lie, if they lie as expected."""
-        addresses = np.array(
-            [ctypes.c_uint64.from_address(id(r) + INSTANCE_POINTER_AT).value for r in self._pool], np.uint64
-        )
-        if not _looks_like_values(addresses, self._pool):
-            self.scattered = False
-            return
-        low, high = int(addresses.min()), int(addresses.max()) + 8 * len(FIELD_WORDS)
-        words = (ctypes.c_uint64 * ((high - low) // 8)).from_address(low)
-        self._memory = np.ctypeslib.as_array(words)
-        self._at = ((addresses - low) // 8).astype(np.int64)
-        self._check_scatter()
-
-    def _check_scatter(self) -> None:
-        """Write through memory, read back through the objects; on any difference fall back to attributes."""
-        assert self._memory is not None
-        n = len(self._pool)
-        marks = np.arange(1, n + 1, dtype=np.uint64)
-        for field, word in FIELD_WORDS.items():
-            self._memory[self._at + word] = marks * np.uint64(7) + np.uint64(word)
-            seen = np.array([getattr(r, field) for r in self._pool], np.uint64)
-            if not np.array_equal(seen, marks * np.uint64(7) + np.uint64(word)):
-                self.scattered, self._memory = False, None
-                return
-
-
-def _part(completion: Completion, first: int, last: int) -> Completion:
-    """Samples `first` to `last` of a lump."""
-    ids, blob, offsets, sizes = (
-        completion.ids[first:last],
-        completion.blob,
-        completion.offsets,
-        completion.sizes,
-    )
-    if offsets is None:
-        assert isinstance(sizes, int)
-        return Completion(ids, blob[first * sizes : last * sizes], None, sizes)
-    if not isinstance(sizes, int):
-        sizes = sizes[first:last]
-    return Completion(ids, blob, offsets[first:last], sizes)
-
-
-def _looks_like_values(addresses: np.ndarray, pool: list[Any]) -> bool:
-    """Whether each address is plausibly the object's value: mark it through `.id` and read it there.
-
-    Reading comes before any writing: a layout that differs is found without touching memory that is not ours.
-    """
-    if (addresses % 8).any() or (addresses < 4096).any() or (addresses >= USER_SPACE).any():
-        return False
-    for mark, response in enumerate(pool, 1):
-        response.id, response.data, response.size = mark * 3, mark * 5, mark * 7
-    for mark, address in enumerate(addresses.tolist(), 1):
-        values = (ctypes.c_uint64 * 3).from_address(address)
-        if list(values) != [mark * 3, mark * 5, mark * 7]:
-            return False
-    return True
 
 
 class LoadGen:
@@ -254,6 +107,9 @@ class LoadGen:
     def __init__(self, path: Path | None) -> None:
         self.module = import_loadgen(path)
         self.old = not hasattr(self.module, "FirstTokenComplete")
+        self._latencies = (_no_latencies,) if self.old else ()
+        self._table = issue_table(self.module, *self._latencies)
+        self.issue = "lists"  # how queries come: as the module makes them, or "in place"
 
     def settings(
         self,
@@ -309,10 +165,12 @@ class LoadGen:
                     f"an audit.config lies in {Path.cwd()}, and this LoadGen would obey it: remove it"
                 )
         sut, destroy = self._construct(callbacks)
+        in_place = self._in_place(sut, callbacks)
         load, unload = (_contained(f, callbacks.on_error) for f in (callbacks.load, callbacks.unload))
         qsl = m.ConstructQSL(count, performance_count, load, unload)
         try:
-            m.StartTestWithLogSettings(sut, qsl, settings, log, *audit)
+            with in_place:
+                m.StartTestWithLogSettings(sut, qsl, settings, log, *audit)
         finally:
             m.DestroyQSL(qsl)
             destroy(sut)
@@ -327,12 +185,23 @@ class LoadGen:
                 )
 
             def issue_boxed(samples: list[Any]) -> None:
-                issue([s.id for s in samples], [s.index for s in samples])
+                issue(packed([s.id for s in samples], [s.index for s in samples]))
 
             name = _contained(callbacks.name, on_error)
             return m.ConstructQDL(_contained(issue_boxed, on_error), _flush, name), m.DestroyQDL
-        latencies = (_no_latencies,) if self.old else ()
-        return m.ConstructFastSUT(_contained(issue, on_error), _flush, *latencies), m.DestroyFastSUT
+
+        def issue_lists(ids: list[int], indices: list[int]) -> None:
+            issue(packed(ids, indices))
+
+        issue_contained = _contained(issue_lists, on_error)
+        return m.ConstructFastSUT(issue_contained, _flush, *self._latencies), m.DestroyFastSUT
+
+    def _in_place(self, sut: int, callbacks: Callbacks) -> contextlib.AbstractContextManager[None]:
+        """While it lasts this SUT's queries come as LoadGen has them, if that is known of this module."""
+        if self._table is None or callbacks.name is not None:
+            return contextlib.nullcontext()
+        self.issue = "in place"
+        return self._table.issued_in_place(sut, _contained(callbacks.issue, callbacks.on_error))
 
 
 def _flush() -> None:

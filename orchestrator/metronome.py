@@ -19,6 +19,7 @@ from orchestrator.fixed_interval import LoggedSamples, Schedule, Settings
 from orchestrator.loadgen import Callbacks
 from orchestrator.old_draw import SampleSet, query_starts, sample_sets
 from orchestrator.old_logs import OldLogs
+from orchestrator.query_samples import packed
 
 PR_SET_TIMERSLACK = 29  # linux/prctl.h
 WRONG_CLOCKS, DOUBTFUL_CLOCKS = 0.01, 0.001  # v1.0.1: an error, a warning
@@ -123,7 +124,8 @@ class _Asking:
         if self._chosen is not None:
             self._logged[query] = self._chosen.of_next_query()
         start = int(self._starts[query])
-        callbacks.issue(self._positions + np.uint64(query * n), self._indices[start : start + n])
+        ids = self._positions + np.uint64(query * n)
+        callbacks.issue(packed(ids, self._indices[start : start + n]))
 
     def complete(self, completion: Completion, now_ns: int) -> None:
         """Book answers, keep those that are logged, tell the waiting thread which queries are done."""

@@ -15,15 +15,17 @@ import select
 import sys
 import threading
 from collections import deque
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from orchestrator.dispatch import Completion, Ids
-from orchestrator.loadgen import Callbacks, LoadGen, ResponsePool
+from orchestrator.dispatch import Completion
+from orchestrator.loadgen import Callbacks, LoadGen
+from orchestrator.query_samples import columns
+from orchestrator.response_pool import ResponsePool
 from workers.host import SWITCH_INTERVAL_S
+from workers.protocol import Buffer
 
 LOOK_EVERY_MS = 50
 
@@ -34,7 +36,7 @@ class NullSut:
     def __init__(self, pool: ResponsePool, response_bytes: int) -> None:
         self._pool = pool
         self._response_bytes = max(response_bytes, 1)
-        self._pending: deque[tuple[Ids, Ids]] = deque()
+        self._pending: deque[Buffer] = deque()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK)
         self._asleep = False
         self._running = True
@@ -42,9 +44,9 @@ class NullSut:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def issue(self, ids: Ids, indices: Ids) -> None:
+    def issue(self, samples: Buffer) -> None:
         """LoadGen's issue callback."""
-        self._pending.append((ids, indices))
+        self._pending.append(samples)
         if self._asleep:
             self._asleep = False
             os.eventfd_write(self._bell, 1)
@@ -70,8 +72,8 @@ class NullSut:
                 os.eventfd_read(self._bell)
             self._asleep = False
 
-    def _complete(self, lumps: list[tuple[Ids, Ids]]) -> None:
-        ids = np.array(list(chain.from_iterable(i for i, _ in lumps)), np.uint64)
+    def _complete(self, lumps: list[Buffer]) -> None:
+        ids, _ = columns(b"".join(lumps))
         blob = np.zeros((len(ids), self._response_bytes), np.uint8)
         self._pool.complete(Completion(ids, blob.reshape(-1), None, self._response_bytes))
         self.completed += len(ids)

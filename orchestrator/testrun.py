@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from orchestrator.asker import has_one_query, open_asker
+from orchestrator.asker import open_asker
 from orchestrator.dispatch import Dispatcher, Loss
 from orchestrator.exchange import Exchange, ExchangeFailed
 from orchestrator.lateness import IssueLog, server_lateness
@@ -33,7 +33,6 @@ from orchestrator.local import LocalLink
 from orchestrator.order import LEFT_TO_THE_DRIVER, Channel, Seat, TestOrder
 from orchestrator.pace import Pace, even_warm_ups
 from orchestrator.pauses import PauseMeter
-from orchestrator.room import share_memory
 from orchestrator.shared_answers import SharedAnswers
 from orchestrator.timings import Board, Timings
 from workers.backends import BackendError
@@ -346,8 +345,6 @@ def main() -> None:
         os._exit(4)
     order = TestOrder.model_validate(message)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    if has_one_query(order) and order.local is None:
-        share_memory()
     threading.Thread(target=_leave_with_driver, args=(channel.sock,), name="driver", daemon=True).start()
     try:
         test = TestProcess(order, channel, Board(len(order.workers), board_fd))

@@ -13,6 +13,7 @@ from orchestrator.dispatch import Completion, Dispatcher, Loss
 from orchestrator.exchange import Exchange
 from orchestrator.local import LocalLink, LocalPort
 from orchestrator.pace import Pace
+from orchestrator.query_samples import packed
 from orchestrator.shared_answers import SharedAnswers
 from orchestrator.timings import Board, Timings
 from tests.processes import eventually
@@ -143,7 +144,7 @@ class Table:
         """Issue samples whose index can be told from their id."""
         ids = list(range(self.next_id, self.next_id + count))
         self.next_id += count
-        self.exchange.issue(ids, [i % 1000 for i in ids])
+        self.exchange.issue(packed(ids, [i % 1000 for i in ids]))
         return ids
 
     def all_answered(self, ids: list[int], limit_s: float = 10.0) -> None:

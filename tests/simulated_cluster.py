@@ -16,6 +16,7 @@ import numpy as np
 
 from orchestrator.dispatch import Completion, Dispatcher, Lump, NoWorkers, PeerFault
 from orchestrator.pace import Pace
+from orchestrator.query_samples import packed
 from workers.batcher import Batcher, Taken
 from workers.protocol import (
     FAR_NS,
@@ -155,7 +156,7 @@ class Cluster:
             self._next_index += 1
         indices = list(range(self._next_index - count, self._next_index))
         self.asked += count
-        self.dispatcher.issue(Lump(ids, indices, self.now_ns))
+        self.dispatcher.issue(Lump(packed(ids, indices), self.now_ns))
         self.send()
 
     def _complete(self, done: Completion) -> None:

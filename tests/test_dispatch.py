@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.dispatch import Completion, Dispatcher, Lump, NoWorkers, PeerFault, Send
 from orchestrator.pace import Pace
+from orchestrator.query_samples import packed
 from workers.protocol import Answer, Responses, Segment
 
 TIME_BUDGET_S = 5
@@ -26,7 +27,7 @@ def dispatcher(workers: int = 2, **options: object) -> Dispatcher:
 
 def issue(d: Dispatcher, first: int, n: int, at_ns: int = 0) -> None:
     """Issue samples first..first+n-1; a sample's id is FIRST more than its index."""
-    d.issue(Lump(list(range(FIRST + first, FIRST + first + n)), list(range(first, first + n)), at_ns))
+    d.issue(Lump(packed(range(FIRST + first, FIRST + first + n), range(first, first + n)), at_ns))
 
 
 def answer(*segments: Segment, width: int = 4, sizes: list[int] | None = None) -> Answer:

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 from orchestrator.dispatch import Completion
-from orchestrator.loadgen import LoadGenError, ResponsePool, _looks_like_values, import_loadgen
+from orchestrator.loadgen import LoadGenError, import_loadgen
 from orchestrator.logs import read_detail
 from orchestrator.order import Channel
+from orchestrator.response_pool import ResponsePool, _looks_like_values
 from orchestrator.supervise import Hooks, _Supervisor, run_test
 from tests.processes import PATIENCE, alive, eventually
 from tests.real_loadgen import (
@@ -155,14 +156,15 @@ CALLBACK_SCRIPT = """
 import os, sys, time
 from pathlib import Path
 from orchestrator.loadgen import Callbacks, LoadGen
+from orchestrator.query_samples import columns
 which, folder = sys.argv[1:]
 def good(*arguments): return "a name"
 def bad(*arguments): raise ValueError("from " + which)
 def caught(error): print(type(error).__name__, error, flush=True); os._exit(42)
 calls = {name: bad if name == which else good for name in ("issue", "load", "unload", "name")}
 if which != "name": calls["name"] = None
-if which == "unload": calls["issue"] = lambda ids, indices: lg.module.QuerySamplesComplete(
-    [lg.module.QuerySampleResponse(i, 0, 0) for i in ids])
+if which == "unload": calls["issue"] = lambda samples: lg.module.QuerySamplesComplete(
+    [lg.module.QuerySampleResponse(i, 0, 0) for i in columns(samples)[0].tolist()])
 lg = LoadGen(None)
 settings = lg.settings("null", "Offline", "accuracy", Path(folder) / "user.conf", {}, {})
 lg.run(settings, Callbacks(**calls, on_error=caught), 10, 10, Path(folder))

@@ -18,11 +18,13 @@ from orchestrator.metronome import CLOCK_LOOKS, Metronome
 from orchestrator.old_logs import GENERATOR
 from orchestrator.order import TestOrder
 from orchestrator.paths import DETAIL
+from orchestrator.query_samples import columns
 from orchestrator.record import read_record
 from orchestrator.supervise import Hooks, run_test
 from tests.old_multistream import MANIFEST, settings
 from tests.program import Program
 from tests.real_loadgen import SAMPLES, SEEDS, ThreadFleet, order_of
+from workers.protocol import Buffer
 
 TIME_BUDGET_S = 60
 
@@ -125,9 +127,9 @@ class Prompt:
         self.metronome, self.parts = metronome, parts
         self.issued_ns: list[int] = []
 
-    def issue(self, ids: Any, indices: Any) -> None:
+    def issue(self, samples: Buffer) -> None:
         self.issued_ns.append(time.monotonic_ns())
-        for part in np.array_split(np.asarray(ids)[::-1], self.parts):
+        for part in np.array_split(columns(samples)[0][::-1], self.parts):
             sizes = np.full(len(part), 1)
             self.metronome.complete(Completion(part, np.zeros(len(part), np.uint8), sizes * 0, sizes))
 

@@ -15,6 +15,7 @@ from orchestrator import dispatch
 from orchestrator.dispatch import Dispatcher, Lump
 from orchestrator.link import Peer, RouterLink
 from orchestrator.pace import Pace
+from orchestrator.query_samples import packed
 from tests.processes import eventually
 from workers.port import DealerPort, new_key_pair, readable
 
@@ -38,7 +39,7 @@ def dispatcher(sample_bytes: float, workers: int = 1, one_sample_frames: bool = 
 
 def frames(d: Dispatcher, samples: int) -> list[tuple[int, int]]:
     """(worker, samples) of each frame that is sent when so many samples are issued at once."""
-    d.issue(Lump(list(range(samples)), list(range(samples)), 0))
+    d.issue(Lump(packed(range(samples), range(samples)), 0))
     return [(send.worker, len(send.indices)) for send in d.sends(0)]
 
 

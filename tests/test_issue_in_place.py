@@ -1,0 +1,167 @@
+"""LoadGen's queries read where they lie, with the real module; and when they are not."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import issue_in_place
+from orchestrator.evidence import _driver
+from orchestrator.issue_in_place import (
+    ISSUE_QUERY,
+    IssueTable,
+    _try,
+    issue_table,
+    samples_of,
+)
+from orchestrator.loadgen import import_loadgen
+from orchestrator.query_samples import SAMPLE_BYTES, packed
+from tests.real_loadgen import check_accuracy_log, finished, order_of
+
+TIME_BUDGET_S = 20
+ROOT = Path(__file__).parent.parent
+COUNT = 144
+# One process is one LoadGen test. Each sample is answered with its index, as soon as it is issued.
+WHOLE_TEST = f"""
+import os, sys
+from pathlib import Path
+import numpy as np
+from orchestrator.dispatch import Completion
+from orchestrator.loadgen import Callbacks, LoadGen
+from orchestrator.query_samples import columns
+from orchestrator.response_pool import ResponsePool
+
+way, scenario, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+loadgen = LoadGen(None)
+if way == "lists":
+    loadgen._table = None
+pool = ResponsePool(loadgen.module)
+
+def issue(samples):
+    ids, indices = columns(samples)
+    pool.complete(Completion(ids, indices.astype("<u4").view(np.uint8), None, 4))
+
+conf = folder / "user.conf"
+conf.write_text("*.Server.target_qps = 100000\\n")
+attributes = {{"server_coalesce_queries": True}}
+settings = loadgen.settings("null", scenario, "accuracy", conf, attributes, {{}})
+loadgen.run(settings, Callbacks(issue, lambda _: None, lambda _: None), {COUNT}, {COUNT}, folder)
+print(loadgen.issue, flush=True)
+os._exit(0)
+"""
+
+
+def table_of_ours() -> IssueTable:
+    table = issue_table(import_loadgen(None))
+    assert table is not None
+    return table
+
+
+@pytest.mark.parametrize("n", [1, 2, 1000])
+def test_the_samples_of_a_vector_are_those_between_its_begin_and_end(n: int) -> None:
+    samples = packed([(i + 1) << 40 for i in range(n)], range(n))
+    held = ctypes.create_string_buffer(samples + b"capacity", len(samples) + 8)
+    begin = ctypes.addressof(held)
+    vector = (ctypes.c_uint64 * 3)(begin, begin + n * SAMPLE_BYTES, begin + len(held))
+    assert samples_of(ctypes.addressof(vector)) == samples
+
+
+def test_a_sut_issues_in_place_for_as_long_as_it_is_asked_to() -> None:
+    module, table = import_loadgen(None), table_of_ours()
+    lists: list[Any] = []
+    in_place: list[bytes] = []
+    sut = module.ConstructFastSUT(lambda *issued: lists.append(issued), lambda: None)
+    with table.issued_in_place(sut, in_place.append):
+        _try(IssueTable(issue_in_place._word(sut), table.functions), sut)
+        assert (in_place, lists) == ([packed(*issue_in_place.TRIED)], [])
+    _try(IssueTable(issue_in_place._word(sut), table.functions), sut)
+    module.DestroyFastSUT(sut)
+    assert (len(in_place), lists) == (1, [issue_in_place.TRIED])
+
+
+def test_the_rest_of_a_suts_functions_stay_the_modules_own() -> None:
+    module, table = import_loadgen(None), table_of_ours()
+    sut = module.ConstructFastSUT(lambda *_: None, lambda: None)
+
+    def functions() -> Sequence[int]:
+        address = issue_in_place._word(sut)
+        return issue_in_place._words(address - 16, address + table.functions * 8).tolist()
+
+    own = functions()
+    with table.issued_in_place(sut, lambda _: None):
+        differ = [a != b for a, b in zip(own, functions(), strict=True)]
+    assert [i - 2 for i, other in enumerate(differ) if other] == [ISSUE_QUERY] and functions() == own
+    module.DestroyFastSUT(sut)
+
+
+# When it is not certain where the functions are
+
+
+class Module:
+    """The real module, whose SUTs are not all as expected."""
+
+    def __init__(self, **changes: Any) -> None:
+        self._changes = changes
+
+    def __getattr__(self, name: str) -> Any:
+        return self._changes.get(name, getattr(import_loadgen(None), name))
+
+
+def test_of_a_module_whose_two_kinds_of_sut_do_not_differ_as_expected_nothing_is_called() -> None:
+    real, called = import_loadgen(None), []
+
+    def fast_too(_issue: Any, flush: Any) -> int:
+        return int(real.ConstructFastSUT(lambda *lists: called.append(lists), flush))
+
+    assert issue_table(Module(ConstructSUT=fast_too, DestroySUT=real.DestroyFastSUT)) is None  # type: ignore[arg-type]
+    assert called == []
+
+
+def test_tables_outside_the_modules_file_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert issue_table(Module(__file__=os.__file__)) is None  # type: ignore[arg-type]
+    assert issue_table(Module(__file__="/no/such file (deleted)")) is None  # type: ignore[arg-type]
+    monkeypatch.setattr(issue_in_place, "_memory_of", lambda _: ([], [range(2**47)]))
+    assert issue_table(import_loadgen(None)) is None
+
+
+def test_a_trial_that_hears_something_else_is_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(issue_in_place, "_try", lambda *_: None)
+    assert issue_table(import_loadgen(None)) is None
+
+
+# A whole test
+
+
+@pytest.mark.parametrize("scenario", ["Server", "Offline", "MultiStream"])
+@pytest.mark.parametrize("way", ["in place", "lists"])
+def test_either_way_every_sample_is_answered_with_its_own_bytes(
+    tmp_path: Path, scenario: str, way: str
+) -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", WHOLE_TEST, way, scenario, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (found.returncode, found.stdout, found.stderr) == (0, f"{way}\n", "")
+    logged = json.loads((tmp_path / "mlperf_log_accuracy.json").read_text())
+    assert [int(one["qsl_idx"]) for one in logged] == [
+        int.from_bytes(bytes.fromhex(one["data"]), "little") for one in logged
+    ]
+    # Of MultiStream's last query LoadGen fills up what is missing with samples that were asked before.
+    assert {one["qsl_idx"] for one in logged} == set(range(COUNT))
+
+
+def test_the_record_says_how_queries_came(tmp_path: Path) -> None:
+    order = order_of(tmp_path, "Offline", "accuracy")
+    outcome = finished(order)
+    check_accuracy_log(Path(order.out_dir))
+    assert _driver(outcome)["issue"] == "in place"
