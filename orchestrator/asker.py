@@ -15,6 +15,10 @@ from orchestrator.metronome import Metronome
 from orchestrator.old_logs import generator_sha256
 from orchestrator.order import TestOrder
 from orchestrator.response_pool import ResponsePool
+from orchestrator.settings import offline_samples_per_query
+
+# What says how many samples an Offline query has (settings.offline_samples_per_query).
+OFFLINE_SIZE = ("performance_issue_unique", "min_duration_ms", "offline_expected_qps", "min_query_count")
 
 
 class Asker(Protocol):
@@ -52,8 +56,12 @@ class OfficialAsker:
 
     def run(self, callbacks: Callbacks, out_dir: Path) -> None:
         """LoadGen's StartTest."""
-        o = self._order
-        self._loadgen.run(self._settings, callbacks, o.sample_count, o.performance_count, out_dir)
+        o, first_query = self._order, 0
+        if o.scenario == "Offline" and o.test == "performance":
+            asked = {name: getattr(self._settings, name) for name in OFFLINE_SIZE}
+            first_query = offline_samples_per_query(asked, o.performance_count)
+        counts = o.sample_count, o.performance_count
+        self._loadgen.run(self._settings, callbacks, *counts, out_dir, first_query)
 
     def facts(self) -> dict[str, Any]:
         """Which module it was."""

@@ -34,7 +34,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from orchestrator.issue_in_place import issue_table
+from orchestrator.issue_in_place import SampleReader, issue_table
 from orchestrator.query_samples import packed
 from workers.protocol import Buffer
 
@@ -147,9 +147,18 @@ class LoadGen:
         return None if _same(seen, value) else f"{name} is {seen!r} instead of {value!r}"
 
     def run(
-        self, settings: Any, callbacks: Callbacks, count: int, performance_count: int, out_dir: Path
+        self,
+        settings: Any,
+        callbacks: Callbacks,
+        count: int,
+        performance_count: int,
+        out_dir: Path,
+        first_query: int = 0,
     ) -> None:
-        """Run the test; returns when LoadGen has written its logs. The data set has `count` samples."""
+        """Run the test; returns when LoadGen has written its logs. The data set has `count` samples.
+
+        `first_query`: as many samples its first query has, if it is large.
+        """
         m = self.module
         log = m.LogSettings()
         log.log_output.outdir = str(out_dir)
@@ -165,7 +174,7 @@ class LoadGen:
                     f"an audit.config lies in {Path.cwd()}, and this LoadGen would obey it: remove it"
                 )
         sut, destroy = self._construct(callbacks)
-        in_place = self._in_place(sut, callbacks)
+        in_place = self._in_place(sut, callbacks, first_query)
         load, unload = (_contained(f, callbacks.on_error) for f in (callbacks.load, callbacks.unload))
         qsl = m.ConstructQSL(count, performance_count, load, unload)
         try:
@@ -196,12 +205,19 @@ class LoadGen:
         issue_contained = _contained(issue_lists, on_error)
         return m.ConstructFastSUT(issue_contained, _flush, *self._latencies), m.DestroyFastSUT
 
-    def _in_place(self, sut: int, callbacks: Callbacks) -> contextlib.AbstractContextManager[None]:
+    def _in_place(
+        self, sut: int, callbacks: Callbacks, first_query: int
+    ) -> contextlib.AbstractContextManager[None]:
         """While it lasts this SUT's queries come as LoadGen has them, if that is known of this module."""
         if self._table is None or callbacks.name is not None:
             return contextlib.nullcontext()
         self.issue = "in place"
-        return self._table.issued_in_place(sut, _contained(callbacks.issue, callbacks.on_error))
+        issue, read = callbacks.issue, SampleReader(first_query).read
+
+        def issue_read(_sut: int, vector: int) -> None:
+            issue(read(vector))
+
+        return self._table.issued_in_place(sut, _contained(issue_read, callbacks.on_error))
 
 
 def _flush() -> None:

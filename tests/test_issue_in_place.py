@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from orchestrator.evidence import _driver
 from orchestrator.issue_in_place import (
     ISSUE_QUERY,
     IssueTable,
+    SampleReader,
     _try,
     issue_table,
-    samples_of,
+    samples_at,
 )
 from orchestrator.loadgen import import_loadgen
-from orchestrator.query_samples import SAMPLE_BYTES, packed
+from orchestrator.query_samples import packed
 from tests.real_loadgen import check_accuracy_log, finished, order_of
 
 TIME_BUDGET_S = 20
@@ -53,7 +55,7 @@ conf = folder / "user.conf"
 conf.write_text("*.Server.target_qps = 100000\\n")
 attributes = {{"server_coalesce_queries": True}}
 settings = loadgen.settings("null", scenario, "accuracy", conf, attributes, {{}})
-loadgen.run(settings, Callbacks(issue, lambda _: None, lambda _: None), {COUNT}, {COUNT}, folder)
+loadgen.run(settings, Callbacks(issue, lambda _: None, lambda _: None), {COUNT}, {COUNT}, folder, {COUNT})
 print(loadgen.issue, flush=True)
 os._exit(0)
 """
@@ -65,21 +67,72 @@ def table_of_ours() -> IssueTable:
     return table
 
 
-@pytest.mark.parametrize("n", [1, 2, 1000])
-def test_the_samples_of_a_vector_are_those_between_its_begin_and_end(n: int) -> None:
-    samples = packed([(i + 1) << 40 for i in range(n)], range(n))
+@contextlib.contextmanager
+def vector_of(samples: bytes) -> Iterator[int]:
+    """The address of a std::vector with these samples, which has capacity for more."""
     held = ctypes.create_string_buffer(samples + b"capacity", len(samples) + 8)
     begin = ctypes.addressof(held)
-    vector = (ctypes.c_uint64 * 3)(begin, begin + n * SAMPLE_BYTES, begin + len(held))
-    assert samples_of(ctypes.addressof(vector)) == samples
+    vector = (ctypes.c_uint64 * 3)(begin, begin + len(samples), begin + len(held))
+    yield ctypes.addressof(vector)
+
+
+def numbered(n: int) -> bytes:
+    return packed([(i + 1) << 40 for i in range(n)], range(n))
+
+
+@pytest.mark.parametrize("n", [1, 2, 1000])
+def test_the_samples_of_a_vector_are_those_between_its_begin_and_end(n: int) -> None:
+    with vector_of(numbered(n)) as vector:
+        assert samples_at(vector).tobytes() == numbered(n)
+
+
+@pytest.mark.parametrize("expected", [0, 999, 1000, 1001])
+def test_queries_are_copied_whether_or_not_there_is_memory_for_the_first(expected: int) -> None:
+    reader, kept = SampleReader(expected), []
+    for n in (1000, 7, 1):
+        with vector_of(numbered(n)) as vector:
+            kept.append(reader.read(vector))
+    assert [bytes(samples) for samples in kept] == [numbered(n) for n in (1000, 7, 1)]
+
+
+PAGES = """
+import ctypes, resource, sys
+from orchestrator import issue_in_place
+from orchestrator.query_samples import SAMPLE_BYTES
+
+samples, free = int(sys.argv[1]), int(sys.argv[2])
+issue_in_place.available_memory_bytes = lambda: free
+held = ctypes.create_string_buffer(samples * SAMPLE_BYTES)
+begin = ctypes.addressof(held)
+vector = (ctypes.c_uint64 * 3)(begin, begin + len(held), begin + len(held))
+reader = issue_in_place.SampleReader(samples)
+ctypes.memset(held, 1, len(held))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+kept = reader.read(ctypes.addressof(vector))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.parametrize(("free_bytes", "touched"), [(64 << 20, False), (64 << 20 - 1, True)])
+def test_the_first_query_finds_its_memory_unless_that_would_be_more_than_a_quarter(
+    free_bytes: int, touched: bool
+) -> None:
+    command = [sys.executable, "-c", PAGES, str(1 << 20), str(free_bytes)]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    # 16 MB are 4,096 pages.
+    assert (int(found.stdout) > 4000) is touched and (touched or int(found.stdout) < 100)
 
 
 def test_a_sut_issues_in_place_for_as_long_as_it_is_asked_to() -> None:
     module, table = import_loadgen(None), table_of_ours()
     lists: list[Any] = []
     in_place: list[bytes] = []
+
+    def issue(_sut: int, vector: int) -> None:
+        in_place.append(samples_at(vector).tobytes())
+
     sut = module.ConstructFastSUT(lambda *issued: lists.append(issued), lambda: None)
-    with table.issued_in_place(sut, in_place.append):
+    with table.issued_in_place(sut, issue):
         _try(IssueTable(issue_in_place._word(sut), table.functions), sut)
         assert (in_place, lists) == ([packed(*issue_in_place.TRIED)], [])
     _try(IssueTable(issue_in_place._word(sut), table.functions), sut)
@@ -96,7 +149,7 @@ def test_the_rest_of_a_suts_functions_stay_the_modules_own() -> None:
         return issue_in_place._words(address - 16, address + table.functions * 8).tolist()
 
     own = functions()
-    with table.issued_in_place(sut, lambda _: None):
+    with table.issued_in_place(sut, lambda *_: None):
         differ = [a != b for a, b in zip(own, functions(), strict=True)]
     assert [i - 2 for i, other in enumerate(differ) if other] == [ISSUE_QUERY] and functions() == own
     module.DestroyFastSUT(sut)
