@@ -1,8 +1,8 @@
 """LoadGen's queries, read where they lie.
 
 LoadGen calls IssueQuery, a virtual function, with a reference to a vector of QuerySamples. Its Python module
-then makes two lists of integers: 67 ns a sample, in Offline inside the clock and before the first sample can
-be dealt, in Server with the interpreter's lock held. To copy the vector takes 2 ns a sample (2 cores).
+then makes two lists of integers, in Offline inside the clock and before the first sample can be dealt, in
+Server with the interpreter's lock held: 67 ns a sample at best; to copy the vector takes 2 (2 cores).
 
 So the SUT that the module made gets a table of virtual functions of its own: a copy, but for IssueQuery.
 LoadGen, its module and what it calls stay as they are. Where in the table IssueQuery stands is the word of
@@ -147,7 +147,11 @@ def _memory_of(module: ModuleType) -> tuple[list[range], list[range]]:
     code: list[range] = []
     data: list[range] = []
     file = str(Path(str(module.__file__)).resolve())
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    try:
+        maps = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        maps = []
+    for line in maps:
         where, allowed, _, _, _, *name = line.split(maxsplit=5)
         if name == [file] and allowed.startswith("r"):
             begin, end = (int(bound, 16) for bound in where.split("-"))
