@@ -42,7 +42,7 @@ class OfficialAsker:
 
     def __init__(self, order: TestOrder) -> None:
         self._order = order
-        self._loadgen = LoadGen(Path(order.loadgen_path) if order.loadgen_path else None)
+        self._loadgen = LoadGen(Path(order.loadgen_path) if order.loadgen_path else None, order.in_place)
         self._pool = ResponsePool(self._loadgen.module)
         self._settings: Any = None
         self.complete = self._pool.complete  # not a method of ours: it is called for every frame

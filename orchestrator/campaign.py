@@ -252,6 +252,7 @@ class Session:
             out_dir=str(folder.absolute()),
             asker="fixed_interval" if needs_own_generator(m, self.round, spec.scenario) else "loadgen",
             loadgen_path=m.loadgen_folder(),
+            in_place=m.loadgen.in_place,
             conf_model=spec.conf_model,
             scenario=spec.scenario,
             test=spec.mode,

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from orchestrator.machine import available_memory_bytes
 from orchestrator.query_samples import SAMPLE_BYTES, packed
@@ -62,8 +64,10 @@ class SampleReader:
 
     def __init__(self, samples: int) -> None:
         size_bytes = samples * SAMPLE_BYTES
-        fits = size_bytes <= (available_memory_bytes() or 0) // SHARE_OF_MEMORY
-        self._first = memoryview(bytearray(b"\1") * size_bytes) if fits else memoryview(b"")
+        self._first = memoryview(b"")
+        if size_bytes <= (available_memory_bytes() or 0) // SHARE_OF_MEMORY:
+            with contextlib.suppress(MemoryError):  # a limit of this process's own
+                self._first = memoryview(bytearray(b"\1") * size_bytes)
 
     def read(self, vector: int) -> Buffer:
         """A copy of the samples at this address."""
@@ -85,18 +89,33 @@ class IssueTable:
     functions: int
 
     @contextlib.contextmanager
-    def issued_in_place(self, sut: int, issue: Callable[[int, int], None]) -> Iterator[None]:
-        """LoadGen calls `issue` with this SUT and the address of the query's vector; it must not raise."""
+    def issued_in_place(
+        self, sut: int, issue: Callable[[int, int], None], on_error: Callable[[BaseException], None]
+    ) -> Iterator[None]:
+        """LoadGen calls `issue` with this SUT and the address of the query's vector; it must not raise.
+
+        What is raised all the same, by a signal or for want of memory before its first line, ctypes would
+        only print, and LoadGen wait for an answer: `on_error` hears of it.
+        """
         callback = IssueQuery(issue)
+        unraisable = sys.unraisablehook
+
+        def hear(what: Any) -> None:
+            unraisable(what)
+            if what.object is issue:
+                on_error(what.exc_value)
+
         end = self.address + self.functions * WORD
         own = (ctypes.c_uint64 * (BEFORE + self.functions))(*_words(self.address - BEFORE * WORD, end))
         own[BEFORE + ISSUE_QUERY] = ctypes.cast(callback, ctypes.c_void_p).value or 0
         pointer = ctypes.c_uint64.from_address(sut)
         pointer.value = ctypes.addressof(own) + BEFORE * WORD
+        sys.unraisablehook = hear
         try:
             yield
         finally:
             pointer.value = self.address
+            sys.unraisablehook = unraisable
 
 
 def issue_table(module: ModuleType, *more: Callable[..., None]) -> IssueTable | None:
@@ -107,8 +126,11 @@ def issue_table(module: ModuleType, *more: Callable[..., None]) -> IssueTable | 
     heard: list[tuple[list[int], list[int]]] = []
     fast = module.ConstructFastSUT(lambda *lists: heard.append(lists), lambda: None, *more)
     slow = module.ConstructSUT(lambda _samples: None, lambda: None, *more)
+    table = None
     try:
-        table = _looked_at(module, fast, slow)
+        # No /proc, a name in it that is no text, a pointer that is not of this address space.
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            table = _looked_at(module, fast, slow)
         if table is not None:
             _try(table, fast)
     finally:
@@ -124,11 +146,12 @@ def _looked_at(module: ModuleType, fast: int, slow: int) -> IssueTable | None:
     around = [place + by * WORD for place in (address, other) for by in (-BEFORE, MOST_FUNCTIONS)]
     if address % WORD or other % WORD or not all(_lies_in(constants, place) for place in around):
         return None
-    functions = _words(address, address + MOST_FUNCTIONS * WORD).tolist()
-    others = _words(other, other + MOST_FUNCTIONS * WORD).tolist()
-    count = next((i for i, one in enumerate(functions) if not _lies_in(code, one)), MOST_FUNCTIONS)
+    # One more than there may be: behind the last stands no function.
+    functions = _words(address, address + (MOST_FUNCTIONS + 1) * WORD).tolist()
+    others = _words(other, other + (MOST_FUNCTIONS + 1) * WORD).tolist()
+    count = next((i for i, one in enumerate(functions) if not _lies_in(code, one)), len(functions))
     same = [one == another for one, another in zip(functions, others, strict=True)]
-    if count <= FLUSH_QUERIES or same[NAME : FLUSH_QUERIES + 1] != [True, False, True]:
+    if not FLUSH_QUERIES < count <= MOST_FUNCTIONS or same[NAME : FLUSH_QUERIES + 1] != [True, False, True]:
         return None
     return IssueTable(address, count)
 
@@ -138,7 +161,8 @@ def _try(table: IssueTable, sut: int) -> None:
     samples = packed(*TRIED)
     held = ctypes.create_string_buffer(samples, len(samples))
     begin = ctypes.addressof(held)
-    vector = (ctypes.c_uint64 * 3)(begin, begin + len(TRIED[0]) * SAMPLE_BYTES, begin + len(samples))
+    # Where a vector has other fields, a debug build's, it is these zeros that are read, and nothing is heard.
+    vector = (ctypes.c_uint64 * 16)(begin, begin + len(samples), begin + len(samples))
     IssueQuery(_word(table.address + ISSUE_QUERY * WORD))(sut, ctypes.addressof(vector))
 
 
@@ -147,11 +171,7 @@ def _memory_of(module: ModuleType) -> tuple[list[range], list[range]]:
     code: list[range] = []
     data: list[range] = []
     file = str(Path(str(module.__file__)).resolve())
-    try:
-        maps = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
-        maps = []
-    for line in maps:
+    for line in Path("/proc/self/maps").read_text(errors="surrogateescape").splitlines():
         where, allowed, _, _, _, *name = line.split(maxsplit=5)
         if name == [file] and allowed.startswith("r"):
             begin, end = (int(bound, 16) for bound in where.split("-"))

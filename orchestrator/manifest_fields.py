@@ -159,6 +159,10 @@ class LoadgenSection(EveryScenarioWords):
         default=None,
         description="Folder of an mlperf_loadgen module built from the round's tag. Default: the installed.",
     )
+    in_place: bool = Field(
+        default=True,
+        description="Read LoadGen's queries where they lie. false: as lists that its Python module makes.",
+    )
     qsl_rng_seed: Seed | None = Field(
         default=None, description="Seed of the sample set. Default: the round's."
     )

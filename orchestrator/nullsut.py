@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import select
+import signal
 import sys
 import threading
 from collections import deque
@@ -83,6 +84,8 @@ def main() -> None:
     """Run one test as told on standard input."""
     order: dict[str, Any] = json.load(sys.stdin)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    # LoadGen runs on this thread: Python's own handler would raise inside a callback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     loadgen = LoadGen(None)
     pool = ResponsePool(loadgen.module)
     sut = NullSut(pool, order["response_bytes"])

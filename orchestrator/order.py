@@ -50,6 +50,7 @@ class TestOrder(BaseModel):
     out_dir: str
     asker: Literal["loadgen", "fixed_interval"] = "loadgen"
     loadgen_path: str | None
+    in_place: bool
     conf_model: str
     scenario: str
     test: Literal["performance", "accuracy"]

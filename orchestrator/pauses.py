@@ -56,7 +56,8 @@ class PauseMeter:
         if self._process is not None:
             begun = select.poll()
             begun.register(cast(IO[str], self._process.stdout), select.POLLIN)
-            begun.poll(END_S * 1000)
+            if not begun.poll(END_S * 1000):
+                self.kill()  # it could only say that it came too late
 
     def end(self) -> dict[str, Any] | None:
         """End the watch: `since` when (ns, monotonic) it lasted and all `pauses`; None if nobody watched."""

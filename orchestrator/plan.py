@@ -53,9 +53,10 @@ __all__ = [
 
 # LoadGen's own store, bytes at the peak. Server: of the whole test process, 344 with 54 million queries and
 # 377 with 390 million. MultiStream: per query of 8, LoadGen 6.0.17 with an immediate answer, as SingleStream.
-# Offline: of the whole test process above the first 85 MB, 72 a sample (1 to 17 million).
+# Offline: of the whole test process above the first 85 MB, 72 a sample (1 to 17 million); 307 in the Network
+# division, whose queries come as lists of objects.
 BYTES_PER_QUERY = {"Server": 380, "SingleStream": 650, "MultiStream": 1330}
-BYTES_PER_OFFLINE_SAMPLE = 80
+OFFLINE_BYTES, BYTES_PER_OFFLINE_SAMPLE, BYTES_PER_NETWORK_SAMPLE = 85_000_000, 72, 307
 LONG_TEST_S = 2 * 3600
 NOT_IN_OLD_MULTISTREAM = ("sample_concatenate_permutation", "accuracy_sample_count_override")
 SERVER_FEWEST_VALID = 459  # queries at p99 with none over the limit: LoadGen's early stopping, fact sheet
@@ -296,6 +297,7 @@ def _digest(manifest: Manifest, spec: TestSpec) -> str:
         "workers": manifest.workers.model_dump(mode="json"),
         "dispatch": manifest.dispatch.model_dump(mode="json") | {"on_loss": manifest.on_loss},
         "loadgen_folder": manifest.loadgen_folder(),
+        "in_place": manifest.loadgen.in_place,
         "spec": spec.model_dump(mode="json", exclude={"broken_rules", "notes", "digest"}),
     }
     if manifest.power is not None and spec.test == "performance":
@@ -310,5 +312,6 @@ def memory_needed_bytes(spec: TestSpec) -> int:
         return samples * max(BYTES_PER_QUERY.values())
     if spec.scenario == "Offline":
         samples = offline_samples_per_query(spec.settings, spec.performance_sample_count or 0)
-        return samples * BYTES_PER_OFFLINE_SAMPLE
+        each = BYTES_PER_NETWORK_SAMPLE if spec.division == "network" else BYTES_PER_OFFLINE_SAMPLE
+        return OFFLINE_BYTES + samples * each
     return expected_queries(spec.scenario, spec.settings) * BYTES_PER_QUERY[spec.scenario]

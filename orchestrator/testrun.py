@@ -11,6 +11,7 @@ Started as `python -m orchestrator.testrun CONTROL_FD BOARD_FD`.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import gc
 import os
 import resource
@@ -334,6 +335,7 @@ class CpuMeter:
 def main() -> None:
     """Read the order and run it."""
     control_fd, board_fd = int(sys.argv[1]), int(sys.argv[2])
+    faulthandler.enable()  # a crash below Python says in the test's log where
     # A function of ours and not SIG_IGN, which whatever a library starts here would inherit.
     for number in LEFT_TO_THE_DRIVER:
         signal.signal(number, lambda *_: None)

@@ -62,6 +62,7 @@ def order_of(folder: Path, scenario: str, test: str = "performance", **changes: 
         "epoch": 4_000_000_000,
         "out_dir": str(out),
         "loadgen_path": None,
+        "in_place": True,
         "conf_model": "null",
         "scenario": scenario,
         "test": test,

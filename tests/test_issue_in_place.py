@@ -30,7 +30,7 @@ from tests.real_loadgen import check_accuracy_log, finished, order_of
 
 TIME_BUDGET_S = 20
 ROOT = Path(__file__).parent.parent
-COUNT = 144
+COUNT = 2500  # lists become bytes in pieces of 1,024
 # One process is one LoadGen test. Each sample is answered with its index, as soon as it is issued.
 WHOLE_TEST = f"""
 import os, sys
@@ -42,9 +42,7 @@ from orchestrator.query_samples import columns
 from orchestrator.response_pool import ResponsePool
 
 way, scenario, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-loadgen = LoadGen(None)
-if way == "lists":
-    loadgen._table = None
+loadgen = LoadGen(None, in_place=way == "in place")
 pool = ResponsePool(loadgen.module)
 
 def issue(samples):
@@ -113,7 +111,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.parametrize(("free_bytes", "touched"), [(64 << 20, False), (64 << 20 - 1, True)])
+@pytest.mark.parametrize(("free_bytes", "touched"), [(64 << 20, False), ((64 << 20) - 1, True)])
 def test_the_first_query_finds_its_memory_unless_that_would_be_more_than_a_quarter(
     free_bytes: int, touched: bool
 ) -> None:
@@ -127,17 +125,34 @@ def test_a_sut_issues_in_place_for_as_long_as_it_is_asked_to() -> None:
     module, table = import_loadgen(None), table_of_ours()
     lists: list[Any] = []
     in_place: list[bytes] = []
+    errors: list[BaseException] = []
 
     def issue(_sut: int, vector: int) -> None:
         in_place.append(samples_at(vector).tobytes())
 
     sut = module.ConstructFastSUT(lambda *issued: lists.append(issued), lambda: None)
-    with table.issued_in_place(sut, issue):
+    with table.issued_in_place(sut, issue, errors.append):
         _try(IssueTable(issue_in_place._word(sut), table.functions), sut)
         assert (in_place, lists) == ([packed(*issue_in_place.TRIED)], [])
     _try(IssueTable(issue_in_place._word(sut), table.functions), sut)
     module.DestroyFastSUT(sut)
-    assert (len(in_place), lists) == (1, [issue_in_place.TRIED])
+    assert (len(in_place), lists, errors) == (1, [issue_in_place.TRIED], [])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_what_a_query_raises_all_the_same_is_heard() -> None:
+    module, table = import_loadgen(None), table_of_ours()
+    sut = module.ConstructFastSUT(lambda *_: None, lambda: None)
+    errors: list[BaseException] = []
+    hook = sys.unraisablehook
+
+    def interrupted(_sut: int, _vector: int) -> None:
+        raise KeyboardInterrupt
+
+    with table.issued_in_place(sut, interrupted, errors.append):
+        _try(IssueTable(issue_in_place._word(sut), table.functions), sut)
+    module.DestroyFastSUT(sut)
+    assert [type(error) for error in errors] == [KeyboardInterrupt] and sys.unraisablehook is hook
 
 
 def test_the_rest_of_a_suts_functions_stay_the_modules_own() -> None:
@@ -149,7 +164,7 @@ def test_the_rest_of_a_suts_functions_stay_the_modules_own() -> None:
         return issue_in_place._words(address - 16, address + table.functions * 8).tolist()
 
     own = functions()
-    with table.issued_in_place(sut, lambda *_: None):
+    with table.issued_in_place(sut, lambda *_: None, lambda _: None):
         differ = [a != b for a, b in zip(own, functions(), strict=True)]
     assert [i - 2 for i, other in enumerate(differ) if other] == [ISSUE_QUERY] and functions() == own
     module.DestroyFastSUT(sut)
@@ -185,6 +200,36 @@ def test_tables_outside_the_modules_file_are_not_read(monkeypatch: pytest.Monkey
     assert issue_table(import_loadgen(None)) is None
 
 
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(2, "/proc/self/maps"), IndexError("2**60"), ValueError()]
+)
+def test_where_the_look_fails_lists_are_issued(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(_module: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(issue_in_place, "_memory_of", fail)
+    assert issue_table(import_loadgen(None)) is None
+
+
+def test_a_class_of_more_functions_than_are_known_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(issue_in_place, "MOST_FUNCTIONS", table_of_ours().functions - 1)
+    assert issue_table(import_loadgen(None)) is None
+
+
+NO_MEMORY = """
+import resource
+from orchestrator import issue_in_place
+issue_in_place.available_memory_bytes = lambda: 1 << 50
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+issue_in_place.SampleReader(1 << 30)
+"""
+
+
+def test_memory_that_cannot_be_had_costs_no_test() -> None:
+    found = subprocess.run([sys.executable, "-c", NO_MEMORY], cwd=ROOT, capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
 def test_a_trial_that_hears_something_else_is_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(issue_in_place, "_try", lambda *_: None)
     assert issue_table(import_loadgen(None)) is None
@@ -213,8 +258,9 @@ def test_either_way_every_sample_is_answered_with_its_own_bytes(
     assert {one["qsl_idx"] for one in logged} == set(range(COUNT))
 
 
-def test_the_record_says_how_queries_came(tmp_path: Path) -> None:
-    order = order_of(tmp_path, "Offline", "accuracy")
+@pytest.mark.parametrize("way", ["in place", "lists"])
+def test_the_record_says_how_queries_came(tmp_path: Path, way: str) -> None:
+    order = order_of(tmp_path, "Offline", "accuracy", in_place=way == "in place")
     outcome = finished(order)
     check_accuracy_log(Path(order.out_dir))
-    assert _driver(outcome)["issue"] == "in place"
+    assert _driver(outcome)["issue"] == way

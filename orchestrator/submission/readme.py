@@ -15,6 +15,10 @@ from orchestrator.submission.gather import Evidence, Test
 DRAFT = "DRAFT, NOT A RESULT"
 MANIFEST_NAME = "manifest.yaml"
 # Of a worker: what it says of itself and not of the pace of one run.
+QUERIES_COME = {
+    "in place": "read where they lie in LoadGen's memory (`loadgen: {in_place: true}`)",
+    "lists": "as the lists that LoadGen's Python module makes",
+}
 _NOT_SHOWN = {"pid", "host", "node", "warm_up", "versions", "gpu_ids", "library"}
 
 
@@ -197,6 +201,7 @@ def _environment(told: Described) -> str:
         "LoadGen": f"{record.loadgen.get('version')}, `{record.loadgen.get('file')}`, sha256 "
         f"{record.loadgen.get('sha256')}",
         "Seeds": ", ".join(f"{name} {value}" for name, value in record.seeds.items()),
+        "LoadGen's queries": QUERIES_COME.get(str(record.driver.get("issue")), "not known how they come"),
     }
     rows |= {name: str(value) for name, value in record.versions.items() if value is not None}
     return "## Environment: the host of LoadGen\n\n" + _table(rows)
