@@ -82,7 +82,7 @@ def driver(**changed: Any) -> dict[str, Any]:
     """What a record says of the driver: 100 samples/s on 5 % of a core, issued promptly."""
     late = {"queries": 3000, "p50_ms": 0.05, "p99_ms": 0.3, "max_ms": 1.0}
     known = {"cpu_us_per_sample": 500.0, "cpu_share": 0.05, "issue_lateness": late}
-    known |= {"answering_s": 30.0}
+    known |= {"answering_s": 30.0, "issue": "in place"}
     return known | {"foreign_answers": 0, "issued": 3000, "completed": 3000} | changed
 
 

@@ -186,7 +186,7 @@ def test_the_readme_tells_how_to_repeat_the_run(tmp_path: Path) -> None:
     for said in (
         manifest, "f" * 40, "loadgrid prepare manifest.yaml", "loadgrid run manifest.yaml --compliance",
         "d" * 64, "a" * 64, "0.91 ms (early-stopping estimate", "76.5 %", "torch | 2.8.0", "6.0.17",
-        "NVIDIA H100", "ImageNet 2012 validation",
+        "NVIDIA H100", "ImageNet 2012 validation", "LoadGen's queries | read where they lie",
     ):  # fmt: skip
         assert said in text, said
     assert "DRAFT" not in text and str(tmp_path) not in text
