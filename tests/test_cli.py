@@ -298,14 +298,6 @@ def test_valid_tests_end_with_zero_and_never_touch_ray(call: Call) -> None:
     assert "cluster" not in said.out and "preparing Ray" not in said.out
 
 
-@pytest.mark.parametrize(("word", "come"), [("in_place: true", "in place"), ("in_place: false", "lists")])
-def test_queries_come_as_the_manifest_says(call: Call, word: str, come: str) -> None:
-    file = manifest(Path("."))
-    file.write_text(file.read_text().replace("loadgen:\n", f"loadgen:\n  {word}\n"))
-    assert call("run", file).code == 0
-    assert [record.driver["issue"] for record in records_of()] == [come]
-
-
 def test_the_worst_of_several_runs_decides(call: Call) -> None:
     """An INVALID test (1), an accuracy below its target (1), a failed test (4), and what cannot begin (2)."""
     late = manifest(Path("."), name="late", sample_us=4000, limit_ms=1, qps=100)

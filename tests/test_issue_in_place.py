@@ -26,6 +26,7 @@ from orchestrator.issue_in_place import (
 )
 from orchestrator.loadgen import import_loadgen
 from orchestrator.query_samples import packed
+from tests.program import Program, manifest
 from tests.real_loadgen import check_accuracy_log, finished, order_of
 
 TIME_BUDGET_S = 20
@@ -264,3 +265,12 @@ def test_the_record_says_how_queries_came(tmp_path: Path, way: str) -> None:
     outcome = finished(order)
     check_accuracy_log(Path(order.out_dir))
     assert _driver(outcome)["issue"] == way
+
+
+@pytest.mark.parametrize(("word", "come"), [("in_place: true", "in place"), ("in_place: false", "lists")])
+def test_queries_come_as_the_manifest_says(tmp_path: Path, word: str, come: str) -> None:
+    file = manifest(tmp_path)
+    file.write_text(file.read_text().replace("loadgen:\n", f"loadgen:\n  {word}\n"))
+    with Program(tmp_path, "run", file) as program:
+        assert program.end(20) == 0, program.said
+        assert program.record("Server-performance").driver["issue"] == come
